@@ -7,27 +7,25 @@ import contextlib
 import importlib
 import os
 import sys
-import sysconfig
 import traceback
 from pathlib import Path
 
 import click
 import psycopg
 
+from pgonce.core.failures import LIBRARIES, OURS
 from pgonce.errors import PgonceError, first_line
 
 TIMEOUT = 124
 """The exit code of timeout(1)."""
 
-_HERE = str(Path(__file__).parents[1]) + os.sep
 _BETWEEN = (
-    _HERE,
+    OURS,
     *(str(Path(str(each.__file__)).parent) + os.sep for each in (click, asyncio, importlib)),
     contextlib.__file__,
     "<frozen importlib",
 )
 """Paths of code that runs between pgonce's frames and the user's. Its frames do not help to find the error."""
-_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class TookTooLong(PgonceError):
@@ -61,7 +59,7 @@ def _traceback(error: Exception) -> str:
     shown = traceback.TracebackException.from_exception(error)
     whole = "".join(shown.format())
     _reduce(shown)
-    if all(frame.filename.startswith(_LIBRARIES) for frame in shown.stack):
+    if all(frame.filename.startswith(LIBRARIES) for frame in shown.stack):
         return whole  # an error in pgonce, maybe in its call of a library: a bug report needs the whole traceback
     return "".join(shown.format())
 
@@ -69,7 +67,7 @@ def _traceback(error: Exception) -> str:
 def _reduce(shown: traceback.TracebackException) -> None:
     frames = list(shown.stack)
     # the frames before pgonce's belong to the program's start
-    first = next((number for number, frame in enumerate(frames) if frame.filename.startswith(_HERE)), 0)
+    first = next((number for number, frame in enumerate(frames) if frame.filename.startswith(OURS)), 0)
     shown.stack[:] = [frame for frame in frames[first:] if not frame.filename.startswith(_BETWEEN)]
     for other in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
         if other is not None:

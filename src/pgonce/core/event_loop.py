@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Coroutine
@@ -20,14 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from pgonce.core.failures import LIBRARIES, OURS
+
 T = TypeVar("T")
 
 BLOCKED = 1.0
 """Seconds that a function may block the loop before a warning names it."""
 _WARN_EVERY = 60.0
 """Seconds between two warnings about the same function."""
-_OURS = str(Path(__file__).parents[1]) + os.sep
-_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 log = logging.getLogger("pgonce")
 
@@ -107,9 +106,9 @@ def _blocking(frame: FrameType | None) -> str | None:
         stack.append(frame)
         frame = frame.f_back
     files = [each.f_code.co_filename for each in stack]
-    if not any(file.startswith(_OURS) and file != __file__ for file in files):
+    if not any(file.startswith(OURS) and file != __file__ for file in files):
         return None  # the web application's own code: not ours to report
-    theirs = [each for each in stack if not each.f_code.co_filename.startswith((_OURS, *_LIBRARIES, "<"))]
+    theirs = [each for each in stack if not each.f_code.co_filename.startswith((OURS, *LIBRARIES, "<"))]
     if not theirs:
         return None
     handler, line = theirs[-1], theirs[0]

@@ -8,6 +8,7 @@ traceback with its text is in the database, and a function registered with ``on_
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import sysconfig
 import traceback
@@ -25,8 +26,10 @@ T = TypeVar("T")
 ErrorHook: TypeAlias = Callable[[BaseException, Any], object]
 """Called with the error, and the event or run that failed."""
 
-_OURS = str(Path(__file__).parents[1])
-_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+OURS = str(Path(__file__).parents[1]) + os.sep
+"""The folder of pgonce's own code."""
+LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+"""The folders of Python's library and of installed packages."""
 
 log = logging.getLogger("pgonce")
 _hooks: list[Callable[[BaseException, str], object]] = []
@@ -109,6 +112,6 @@ def find_place(error: BaseException) -> str | None:
     """Where it was raised, as "sync_invoice, billing.py:88": the innermost line of the application's own code."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         compiled = frame.filename.endswith(".pyx")  # psycopg's, named by a relative path
-        if not compiled and not frame.filename.startswith((_OURS, *_LIBRARIES, "<", sys.prefix)):
+        if not compiled and not frame.filename.startswith((OURS, *LIBRARIES, "<", sys.prefix)):
             return f"{frame.name}, {Path(frame.filename).name}:{frame.lineno}"
     return None
