@@ -135,17 +135,18 @@ class Alerts(Service):
 
     def _deliver_next(self, channel: str, send: Send) -> bool:
         """Deliver the channel's next alert; False when there is none, or the delivery failed."""
-        for alert in call(self._pool, calls.claim_alerts(channel), self._schema):
-            try:
-                send(alert)
-            except Exception as error:  # noqa: BLE001 -- apprise's plugins raise anything; its text may quote the URL
-                reason = failure_reason(error)
-                log.warning("alert channel %s did not accept %s of %s: %s", channel, alert.kind, alert.subject, reason)
-                call(self._pool, calls.alert_failed(alert, reason), self._schema)
-                return False
-            call(self._pool, calls.alert_delivered(alert), self._schema)
-            return True
-        return False
+        alert = call(self._pool, calls.claim_alert(channel), self._schema)
+        if alert is None:
+            return False
+        try:
+            send(alert)
+        except Exception as error:  # noqa: BLE001 -- apprise's plugins raise anything; its text may quote the URL
+            reason = failure_reason(error)
+            log.warning("alert channel %s did not accept %s of %s: %s", channel, alert.kind, alert.subject, reason)
+            call(self._pool, calls.alert_failed(alert, reason), self._schema)
+            return False
+        call(self._pool, calls.alert_delivered(alert), self._schema)
+        return True
 
     def _send_ping(self, ping: Callable[[], None]) -> None:
         try:

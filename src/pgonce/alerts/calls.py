@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pgonce.core.call import Call, clean, rows_as, value
+from pgonce.core.call import Call, clean, row_or_none, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ def collect_alerts(channels: Sequence[str], every: timedelta) -> Call[int]:
     return Call("pgonce_collect_alerts", {"p_channels": list(channels), "p_every": every}, value)
 
 
-def claim_alerts(channel: str) -> Call[list[Alert]]:
-    """Claim the next alert of the channel that is due, for a minute."""
-    return Call("pgonce_claim_alerts", {"p_channel": channel}, rows_as(Alert))
+def claim_alert(channel: str) -> Call[Alert | None]:
+    """Claim the next alert of the channel that is due, for a minute. None: there is none."""
+    return Call("pgonce_claim_alerts", {"p_channel": channel}, row_or_none(Alert))
 
 
 def alert_delivered(alert: Alert) -> Call[bool]:

@@ -36,7 +36,7 @@ language sql immutable parallel safe set search_path from current as $$
 $$;
 comment on function pgonce_alert_backoff(integer) is 'pgonce: the time from the end of this attempt to the next one.';
 
-create or replace function pgonce_claim_alerts(p_channel text, p_limit integer default 1)
+create or replace function pgonce_claim_alerts(p_channel text)
 returns table (id uuid, attempt integer, kind text, subject text, message text, detail jsonb, created_at timestamptz)
 language sql set search_path from current as $$
   update pgonce_alerts a set attempts = a.attempts + 1, next_attempt_at = clock_timestamp() + interval '1 minute'
@@ -56,11 +56,11 @@ language sql set search_path from current as $$
         select from pgonce_alerts o
         where d.kind = 'recovered' and o.channel = p_channel and o.subject = d.subject and o.delivered_at is null
           and o.created_at < d.created_at and (o.attempts > 0 or o.next_attempt_at <= clock_timestamp()))
-    order by s.newest desc, d.subject, d.created_at limit p_limit for update of d skip locked)
+    order by s.newest desc, d.subject, d.created_at limit 1 for update of d skip locked)
   returning a.id, a.attempts, a.kind, a.subject, a.message, a.detail, a.created_at
 $$;
-comment on function pgonce_claim_alerts(text, integer) is
-  'pgonce: claims alerts of the channel that are due, for a minute each, the subject with the newest alert first; then call '
+comment on function pgonce_claim_alerts(text) is
+  'pgonce: claims an alert of the channel that is due, for a minute, of the subject with the newest alert; then call '
   'pgonce_alert_delivered or pgonce_alert_failed.';
 
 create or replace function pgonce_alert_delivered(p_id uuid) returns boolean
