@@ -20,7 +20,6 @@ class Session:
     name: str
     role: str
     credential: str
-    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

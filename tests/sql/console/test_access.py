@@ -16,7 +16,7 @@ Connection = psycopg.Connection[Any]
 CELLS = transitions.read("console_access")
 STATES = {"absent", "live", "expired"}
 TOKEN = hashlib.sha256(b"token").digest()
-LOG_IN = "select pgonce_console_open_session(%s, 'ops', 'operator', 'credential', '192.0.2.1', %s)"
+LOG_IN = "select pgonce_console_open_session(%s, 'ops', 'operator', 'credential', '192.0.2.1', '192.0.2.1')"
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_every_state_is_listed_under_every_verb() -> None:
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_a_session_goes_from_state_to_state_as_listed(conn: Connection, cell: transitions.Cell) -> None:
     if cell.state != "absent":
-        conn.execute(LOG_IN, [TOKEN, "1 hour"])
+        conn.execute(LOG_IN, [TOKEN])
     if cell.state == "expired":
         conn.execute("update pgonce_console_sessions set expires_at = now() - interval '1 second'")
     before = value(conn, "select to_jsonb(s) from pgonce_console_sessions s")
@@ -54,7 +54,7 @@ def test_a_session_goes_from_state_to_state_as_listed(conn: Connection, cell: tr
 
 
 def test_an_operator_is_named_and_a_reader_is_refused(conn: Connection) -> None:
-    operator = value(conn, LOG_IN, TOKEN, "1 hour")
+    operator = value(conn, LOG_IN, TOKEN)
     assert value(conn, "select pgonce_console_operator(%s)", operator) == "ops"
     reader = value(conn, "select pgonce_console_identify('host', 'eva', 'reader', '')")
     for session in (reader, "00000000-0000-0000-0000-000000000000", None):
@@ -98,12 +98,12 @@ def test_a_login_forgets_the_failed_attempts_of_this_account_from_this_address(c
     for address in ("192.0.2.1", "192.0.2.2"):
         for _ in range(3):
             conn.execute("select pgonce_console_begin_login('ops', %s)", [address])
-    conn.execute(LOG_IN, [TOKEN, "1 hour"])
+    conn.execute(LOG_IN, [TOKEN])
     assert conn.execute("select distinct address from pgonce_console_logins").fetchall() == [("192.0.2.2",)]
 
 
 def test_logging_in_and_out_is_in_the_audit(conn: Connection) -> None:
-    conn.execute(LOG_IN, [TOKEN, "1 hour"])
+    conn.execute(LOG_IN, [TOKEN])
     conn.execute("select pgonce_console_end_session(%s)", [TOKEN])
     lines = conn.execute("select actor, source, address, action from pgonce_audit order by id").fetchall()
     assert lines == [("ops", "console", "192.0.2.1", "login"), ("ops", "console", "192.0.2.1", "logout")]

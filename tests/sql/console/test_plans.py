@@ -44,7 +44,7 @@ BOUNDS: dict[str, tuple[int, ...]] = {
     "pgonce_console_facts()": (2 * (2000 + 1000), 2 * (360 + 3000 + 100), 0, 0, 0),
     # once more in the index, for the hour in which the bound lies
     "pgonce_console_hours()": (3 * 1440 + 10, 0, 0, 0, 0),
-    "pgonce_console_hours(24, 100)": (3 * 220, 0, 0, 0, 0),
+    "pgonce_console_hours(100)": (3 * 220, 0, 0, 0, 0),
     # of each of 20 jobs its last run, and the last 50
     "pgonce_console_urgent_jobs()": (0, 2 * (3000 + 20 * (5 + 50)) + 100, 0, 0, 0),
     "pgonce_console_missed_ticks()": (0, 2 * 400, 0, 0, 0),

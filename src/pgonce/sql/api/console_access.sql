@@ -46,8 +46,7 @@ comment on function pgonce_console_begin_login(text, text) is
   'and 20 in all, and an address has 50. allowed = false: refuse it, whatever the password is; wait says how long.';
 
 create or replace function pgonce_console_open_session(
-  p_token_hash bytea, p_name text, p_role text, p_credential text, p_address text, p_for interval default '12 hours',
-  p_counted_address text default null)
+  p_token_hash bytea, p_name text, p_role text, p_credential text, p_address text, p_counted_address text)
 returns uuid
 language plpgsql set search_path from current as $$
 declare
@@ -57,17 +56,17 @@ begin
     raise sqlstate '22023' using message = 'a token is stored as its sha256';
   end if;
   delete from pgonce_console_sessions where expires_at < clock_timestamp() - interval '1 day';
-  delete from pgonce_console_logins where name = p_name and address = coalesce(p_counted_address, p_address);
+  delete from pgonce_console_logins where name = p_name and address = p_counted_address;
   insert into pgonce_console_sessions (token_hash, source, name, role, credential, address, expires_at)
-  values (p_token_hash, 'password', p_name, p_role, p_credential, coalesce(p_address, ''), clock_timestamp() + p_for)
+  values (p_token_hash, 'password', p_name, p_role, p_credential, coalesce(p_address, ''), clock_timestamp() + interval '12 hours')
   returning id into v_id;
   perform pgonce_audit_write('login', 'session', v_id::text, p_after => p_role, p_session => v_id);
   return v_id;
 end $$;
-comment on function pgonce_console_open_session(bytea, text, text, text, text, interval, text) is
-  'pgonce: a person has logged in: opens the session of their browser. p_token_hash: sha256 of the cookie; p_credential: a digest of '
-  'the password''s hash. The failed attempts of this account from this address are forgotten; p_counted_address: that under which '
-  'pgonce_console_begin_login counted them, if it is another one. The audit records it.';
+comment on function pgonce_console_open_session(bytea, text, text, text, text, text) is
+  'pgonce: a person has logged in: opens the session of their browser, for 12 hours. p_token_hash: sha256 of the cookie; '
+  'p_credential: a digest of the password''s hash. The failed attempts of this account from this address are forgotten; p_counted_address: that under which '
+  'pgonce_console_begin_login counted them. The audit records it.';
 
 create or replace function pgonce_console_identify(p_source text, p_name text, p_role text, p_address text) returns uuid
 language plpgsql set search_path from current as $$
@@ -89,9 +88,9 @@ comment on function pgonce_console_identify(text, text, text, text) is
   '12 hours. The caller vouches for name and role.';
 
 create or replace function pgonce_console_use_session(p_token_hash bytea)
-returns table (id uuid, name text, role text, credential text, expires_at timestamptz)
+returns table (id uuid, name text, role text, credential text)
 language sql stable set search_path from current as $$
-  select s.id, s.name, s.role, s.credential, s.expires_at from pgonce_console_sessions s
+  select s.id, s.name, s.role, s.credential from pgonce_console_sessions s
   where s.token_hash = p_token_hash and s.expires_at > clock_timestamp()
 $$;
 comment on function pgonce_console_use_session(bytea) is

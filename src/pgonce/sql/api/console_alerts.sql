@@ -112,7 +112,7 @@ comment on function pgonce_console_mute_alert(uuid, uuid, interval, text) is
   'pgonce: mutes the alerts that have the kind and the subject of this one. false = they were muted, and this mute has replaced '
   'that one. If the cause of an alert is still there at the end of the mute, it is delivered.';
 
-create or replace function pgonce_console_unmute_alert(p_session uuid, p_id uuid, p_reason text default null) returns boolean
+create or replace function pgonce_console_unmute_alert(p_session uuid, p_id uuid) returns boolean
 language plpgsql set search_path from current as $$
 declare
   a pgonce_alerts;
@@ -124,10 +124,10 @@ begin
   if not found then return false; end if;
   update pgonce_alerts set next_attempt_at = clock_timestamp()
   where kind = a.kind and subject = a.subject and delivered_at is null;
-  perform pgonce_audit_write('unmute', 'alert', a.kind || ' ' || a.subject, 'muted', 'delivered', p_reason, p_session);
+  perform pgonce_audit_write('unmute', 'alert', a.kind || ' ' || a.subject, 'muted', 'delivered', p_session => p_session);
   return true;
 end $$;
-comment on function pgonce_console_unmute_alert(uuid, uuid, text) is 'pgonce: ends a mute. false = it was not muted.';
+comment on function pgonce_console_unmute_alert(uuid, uuid) is 'pgonce: ends a mute. false = it was not muted.';
 
 create or replace function pgonce_console_channels(out channels bigint, out looked_at timestamptz)
 language sql stable set search_path from current as $$

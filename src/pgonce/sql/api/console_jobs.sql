@@ -173,7 +173,7 @@ comment on function pgonce_console_job_marks(text[], text[], timestamptz, timest
   'after its grace), overlap. Runs of one kind that begin within the same 480th of the period are one row, with their number and the '
   'newest of their ids. Of a lane that would have more than its share of p_marks a part of the period is longer, at most a 24th.';
 
-create or replace function pgonce_console_job_troubles(p_limit integer default 20)
+create or replace function pgonce_console_job_troubles()
 returns table (happened_at timestamptz, job_name text, key text, kind text, run_id uuid, what text, action text, command text)
 language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_custom_plan as $$
 declare
@@ -200,7 +200,7 @@ begin
     cross join lateral pgonce_diagnose_run(r.id) d where d.kind <> 'at_work'
     union all
     select f.completed_at, f.job_name, f.key, 'failed', f.id, d.cause || ' ' || d.evidence, d.action, d.command
-    from (select * from last_failed l order by l.started_at desc limit p_limit) f
+    from (select * from last_failed l order by l.started_at desc limit 20) f
     cross join lateral pgonce_diagnose_run(f.id) d
     -- limit: without it the planner may read all runs for a hash of them
     left join lateral (
@@ -215,10 +215,10 @@ begin
            format('It began while another run was at work, and the two overlapped for %s.', pgonce_duration_text(pgonce_elapsed(o.started_at, o.busy_until))),
            'The earlier run could commit nothing through `run.transaction()`. Let its function read `run.stop_requested`.', null::text
     from ran o where o.started_at < o.busy_until) t
-  order by 1 desc limit p_limit;
+  order by 1 desc limit 20;
 end $$;
-comment on function pgonce_console_job_troubles(integer) is
-  'pgonce: what is not as it should be with jobs: runs that are slow, silent or dead, failures of the last 7 days that no success has '
+comment on function pgonce_console_job_troubles() is
+  'pgonce: the newest 20 things that are not as it should be with jobs: runs that are slow, silent or dead, failures of the last 7 days that no success has '
   'followed, overlaps of the last day (both among the newest 5,000 runs), and whatever is in pgonce_job_missed. Without imports.';
 
 create or replace function pgonce_console_job_runs(
@@ -314,7 +314,7 @@ $$;
 comment on function pgonce_console_run(uuid) is
   'pgonce: one run, with its last heartbeat, its usual duration and its process. At most 16,384 characters of its error message.';
 
-create or replace function pgonce_console_run_blocks(p_run_id uuid, p_limit integer default 50)
+create or replace function pgonce_console_run_blocks(p_run_id uuid)
 returns table (id uuid, started_at timestamptz, scheduled_for timestamptz, total bigint)
 language sql stable set search_path from current set jit = off as $$
   select s.id, s.started_at, s.scheduled_for, count(*) over () from (
@@ -324,10 +324,10 @@ language sql stable set search_path from current set jit = off as $$
       where n.job_name = r.job_name and n.started_at >= r.started_at and n.started_at <= coalesce(r.completed_at, 'infinity')
       order by n.started_at desc limit 10000) b on b.blocked_by = r.id
     where r.id = p_run_id) s
-  order by s.started_at desc, s.id desc limit p_limit
+  order by s.started_at desc, s.id desc limit 50
 $$;
-comment on function pgonce_console_run_blocks(uuid, integer) is
-  'pgonce: the starts that were skipped because of this run, newest first, each with their number.';
+comment on function pgonce_console_run_blocks(uuid) is
+  'pgonce: the newest 50 starts that were skipped because of this run, newest first, each with their number.';
 
 create or replace function pgonce_console_run_attempts(p_run_id uuid)
 returns table (id uuid, attempt integer, status text, started_at timestamptz, duration_ms integer, reason text)

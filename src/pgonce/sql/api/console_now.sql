@@ -157,13 +157,13 @@ comment on function pgonce_console_facts() is
   'requested runs that nobody has started for two minutes. leases_counted: expired_leases is the number of all. '
   'rows_hidden: row-level security hides all rows of a table from this role.';
 
-create or replace function pgonce_console_hours(p_hours integer default 24, p_most integer default 100000)
+create or replace function pgonce_console_hours(p_most integer default 100000)
 returns table (hour timestamptz, succeeded bigint, ignored bigint, waiting bigint, failed bigint)
 language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
 declare
   -- Whole hours of UTC. In a time zone with an offset of half an hour they begin at half past, as the label says.
   v_last timestamptz := date_bin('1 hour', clock_timestamp(), '2000-01-01 00:00:00Z');
-  v_from timestamptz := v_last - (least(p_hours, 168) - 1) * interval '1 hour';
+  v_from timestamptz := v_last - interval '23 hours';
 begin
   -- the 100,000th event is found in the index, and what came before the hour after it is left out
   select least(date_bin('1 hour', e.received_at, '2000-01-01 00:00:00Z') + interval '1 hour', v_last) into v_last
@@ -181,8 +181,8 @@ begin
       group by 1) n on n.at = h
     order by h;
 end $$;
-comment on function pgonce_console_hours(integer, integer) is
-  'pgonce: how many events were received in each of the last hours, by how they stand now. At most 168 hours, and only as many as hold '
+comment on function pgonce_console_hours(integer) is
+  'pgonce: how many events were received in each of the last 24 hours, by how they stand now. Only as many hours as hold '
   'p_most events; of the last hour, if it holds more, the newest p_most are counted.';
 
 -- Bounded, where pgonce_list_jobs reads 50 runs of each job: with 1,000 jobs that took 300 ms.
@@ -237,10 +237,10 @@ comment on function pgonce_console_urgent_jobs(integer, text[], text[]) is
   'pgonce: the jobs that run, then those of p_names and p_keys, then those that failed, then the newest, with the columns of '
   'pgonce_list_jobs, in which missed is null.';
 
-create or replace function pgonce_console_missed_ticks(p_since interval default '1 day')
+create or replace function pgonce_console_missed_ticks()
 returns table (job_name text, key text, scheduled_for timestamptz, missed_at timestamptz, reason text)
 language sql stable set search_path from current as $$
   select m.job_name, m.key, m.scheduled_for, m.missed_at, m.reason from pgonce_job_missed m
-  where m.missed_at > clock_timestamp() - p_since order by m.scheduled_for desc, m.job_name, m.key limit 1000
+  where m.missed_at > clock_timestamp() - interval '1 day' order by m.scheduled_for desc, m.job_name, m.key limit 1000
 $$;
-comment on function pgonce_console_missed_ticks(interval) is 'pgonce: the ticks that were missed within p_since, the newest 1,000.';
+comment on function pgonce_console_missed_ticks() is 'pgonce: the ticks that were missed within a day, the newest 1,000.';

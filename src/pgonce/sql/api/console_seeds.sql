@@ -36,7 +36,7 @@ comment on function pgonce_console_seeds(timestamptz, text, text, text, integer,
   'pgonce: imports, those that changed last first, before (p_before, p_before_name): each with its live run and its last 60 batches. '
   'p_find: those whose names contain this text. p_name: only this one. p_open: those that are not complete.';
 
-create or replace function pgonce_console_seed_runs(p_seed_name text, p_limit integer default 20)
+create or replace function pgonce_console_seed_runs(p_seed_name text)
 returns table (id uuid, key text, status text, started_at timestamptz, ended_at timestamptz, from_row bigint, process text,
                rows_processed integer, rows_skipped integer, retries_rejects boolean, stop_requested_at timestamptz, outcome text, reason text)
 language sql stable set search_path from current as $$
@@ -47,10 +47,10 @@ language sql stable set search_path from current as $$
   from (select * from cron_job_runs h where h.job_name = 'seed_runner' order by h.job_name, h.started_at desc limit 5000) r
   where (r.key = p_seed_name or left(r.key, length(p_seed_name) + 1) = p_seed_name || '/') and r.status <> 'skipped'
     and coalesce(r.scope ->> 'seed_name', p_seed_name) = p_seed_name  -- not that of another seed whose name has a slash
-  order by r.started_at desc, r.id desc limit p_limit
+  order by r.started_at desc, r.id desc limit 20
 $$;
-comment on function pgonce_console_seed_runs(text, integer) is
-  'pgonce: the starts and resumes of an import and its partitions, newest first, among the newest 5,000 runs of all imports.';
+comment on function pgonce_console_seed_runs(text) is
+  'pgonce: the last 20 starts and resumes of an import and its partitions, newest first, among the newest 5,000 runs of all imports.';
 
 create or replace function pgonce_reject_reason(p_reason text, p_error text, p_column text) returns text[]
 language sql immutable parallel safe set search_path from current as $$

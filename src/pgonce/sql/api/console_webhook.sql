@@ -55,18 +55,18 @@ comment on function pgonce_console_webhook(text) is
   'pgonce: one event without its payload. error: the last 20,000 characters of its last traceback. size: of the payload, about, in '
   'bytes. exact: the bytes as received are stored. like_it: dead letters of the same fault, itself included, counted up to 10,001.';
 
-create or replace function pgonce_console_webhook_history(p_id uuid, p_limit integer default 100)
+create or replace function pgonce_console_webhook_history(p_id uuid)
 returns table (what text, attempt integer, worker text, began_at timestamptz, ended_at timestamptz, line text, error text,
                replay_id bigint)
 language sql stable set search_path from current as $$
   select h.what, h.attempt, h.worker, h.began_at, h.ended_at, case when h.what in ('failed', 'lost') then pgonce_error_line(h.error) end,
          h.error, h.replay_id
   from (select a.id, a.what, a.attempt, a.worker, a.began_at, a.ended_at, right(a.error, 20000) as error, a.replay_id
-        from pgonce_webhook_attempts a where a.event_id = p_id order by a.id desc limit p_limit) h
+        from pgonce_webhook_attempts a where a.event_id = p_id order by a.id desc limit 100) h
   order by h.id
 $$;
-comment on function pgonce_console_webhook_history(uuid, integer) is
-  'pgonce: the newest failed and lost attempts and replays of an event, in their order. worker: who did it; error: its traceback, or '
+comment on function pgonce_console_webhook_history(uuid) is
+  'pgonce: the newest 100 failed and lost attempts and replays of an event, in their order. worker: who did it; error: its traceback, or '
   'why it was replayed.';
 
 -- A lane has the neighbours of one event by time of receipt. A payload over 200 kB is not read for the time of its creation.
@@ -100,7 +100,7 @@ comment on function pgonce_console_webhook_lane(text, text, text, boolean, times
 
 -- What changed: the fields that Stripe lists in previous_attributes. Without that list the object is compared with the object in
 -- the previous event. Objects are compared field by field, lists as a whole.
-create or replace function pgonce_json_changes(p_before jsonb, p_now jsonb, p_only_before boolean default false, p_limit integer default 60)
+create or replace function pgonce_json_changes(p_before jsonb, p_now jsonb, p_only_before boolean default false)
 returns table (field text, before jsonb, now jsonb)
 language sql immutable set search_path from current as $$
   with recursive step (path, before, now) as (
@@ -116,10 +116,10 @@ language sql immutable set search_path from current as $$
   select array_to_string(s.path, '.'), s.before, s.now from step s
   where cardinality(s.path) > 0 and s.before is distinct from s.now
     and (jsonb_typeof(s.before) is distinct from 'object' or jsonb_typeof(s.now) is distinct from 'object' or cardinality(s.path) = 6)
-  order by s.path limit p_limit
+  order by s.path limit 60
 $$;
-comment on function pgonce_json_changes(jsonb, jsonb, boolean, integer) is
-  'pgonce: the fields in which two JSON objects differ; null: not there. p_only_before: only those that p_before has.';
+comment on function pgonce_json_changes(jsonb, jsonb, boolean) is
+  'pgonce: the first 60 fields in which two JSON objects differ; null: not there. p_only_before: only those that p_before has.';
 
 create or replace function pgonce_console_webhook_changes(p_id uuid)
 returns table (against text, against_type text, against_at timestamptz, field text, before text, now text)
