@@ -25,7 +25,6 @@ class Watermark:
     """The time up to which a comparison is complete."""
 
     position: datetime
-    updated_at: datetime
     same_timeline: bool
     """No standby was promoted since."""
 

@@ -44,12 +44,12 @@ comment on function pgonce_end_job_run(uuid, text) is
   'pgonce: closes a running run as failed, for a reason; it is not retried. This is safe while its process is alive: what the '
   'process still writes through the run is not committed. false = it has ended.';
 
-create or replace function pgonce_match_job_runs(p_first uuid, p_last uuid, p_limit integer default 5) returns setof uuid
+create or replace function pgonce_match_job_runs(p_first uuid, p_last uuid) returns setof uuid
 language sql stable set search_path from current set jit = off as $$
-  select id from cron_job_runs where id between p_first and p_last order by id limit p_limit
+  select id from cron_job_runs where id between p_first and p_last order by id limit 5
 $$;
-comment on function pgonce_match_job_runs(uuid, uuid, integer) is
-  'pgonce: the runs whose ids are in a range, which means that they begin with the same digits.';
+comment on function pgonce_match_job_runs(uuid, uuid) is
+  'pgonce: the first five runs whose ids are in a range, which means that they begin with the same digits.';
 
 create or replace function pgonce_check_job_name(p_job_name text, p_key text) returns void
 language plpgsql immutable set search_path from current as $$

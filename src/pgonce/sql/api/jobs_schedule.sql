@@ -162,16 +162,16 @@ comment on function pgonce_abandon_job_runs() is
   'that closes none.';
 
 -- A scheduler calls this for the jobs that it has.
-create or replace function pgonce_due_job_retries(p_job_names text[], p_limit integer default 100)
+create or replace function pgonce_due_job_retries(p_job_names text[])
 returns table (id uuid, job_name text, key text, scope jsonb, run_window interval, scheduled_for timestamptz)
 language sql set search_path from current as $$
   select r.id, r.job_name, r.key, r.scope, r.run_window, coalesce(r.scheduled_for, r.for_tick)
   from pgonce_job_retries d join cron_job_runs r on r.id = d.run_id
   where d.due_at <= clock_timestamp() and d.job_name = any (p_job_names)
-  order by d.due_at limit p_limit
+  order by d.due_at limit 100
 $$;
-comment on function pgonce_due_job_retries(text[], integer) is
-  'pgonce: the failed runs of these jobs whose retry is due, with the tick of the first attempt. pgonce_retry_job_run starts a '
+comment on function pgonce_due_job_retries(text[]) is
+  'pgonce: the first 100 failed runs of these jobs whose retry is due, with the tick of the first attempt. pgonce_retry_job_run starts a '
   'retry.';
 
 create or replace function pgonce_retry_job_run(

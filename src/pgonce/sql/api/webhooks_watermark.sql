@@ -9,9 +9,9 @@ end $$;
 comment on function pgonce_timeline() is 'pgonce: the timeline of the server''s WAL, which changes when a standby is promoted.';
 
 create or replace function pgonce_get_watermark(p_name text)
-returns table ("position" timestamptz, updated_at timestamptz, same_timeline boolean)
+returns table ("position" timestamptz, same_timeline boolean)
 language sql stable set search_path from current as $$
-  select w.position, w.updated_at, w.timeline = pgonce_timeline()
+  select w.position, w.timeline = pgonce_timeline()
   from pgonce_watermarks w where w.name = p_name
 $$;
 comment on function pgonce_get_watermark(text) is
