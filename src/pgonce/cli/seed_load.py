@@ -58,7 +58,7 @@ class Names(click.ParamType):  # type: ignore[type-arg] # generic only in newer 
 
 
 class Keys(Names):
-    """The same, or none."""
+    """Such names, or none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """The names as a tuple."""

@@ -19,7 +19,7 @@ LONGEST = 2500
 MOST_DIGITS = 4000
 """Of a whole number in a scope: Python writes no number of more than 4,300 digits as text."""
 YEAR = timedelta(days=360)
-"""How long a year is for PostgreSQL when it compares intervals: a hundredth of the longest window."""
+"""A year, as PostgreSQL counts when it compares intervals. The longest window is a hundred of them."""
 LONGEST_BACKOFF = timedelta(days=1)
 _AS_TEXT = (UUID, datetime, date, time)
 

@@ -35,7 +35,7 @@ def place_of(pool: ConnectionPool[Any] | AsyncConnectionPool[Any], schema: str) 
 
 
 def heartbeat_address(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> tuple[str, dict[str, Any]]:
-    """The same for the heartbeats' connection, which is synchronous: without the pool's settings for cursors."""
+    """What the heartbeats' connection, which is synchronous, connects with: without the pool's settings for cursors."""
     conninfo, options = address(pool)
     kept = {name: value for name, value in options.items() if name not in _OF_CURSORS}
     return conninfo, {**kept, "prepare_threshold": None}

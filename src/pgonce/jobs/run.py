@@ -205,7 +205,7 @@ class Run:
 
     @contextmanager
     def unfenced(self, *, resets: bool = False) -> Iterator[Connection[Any]]:
-        """The same for a body that calls a function which contains the fence, such as advance_seed.
+        """``transaction`` for a body that calls a function which contains the fence, such as advance_seed.
 
         Args:
             resets: whether the connection is reset afterwards, because code of the user's gets it.

@@ -61,7 +61,7 @@ class Column:
     number: int = 0
     """Of a column of the table: which one it is, whatever its name."""
     identity: str = ""
-    """The same with its name, and oid and modifier of its type."""
+    """``type`` with the column's name, and oid and modifier of the type."""
 
     def is_written_like(self, other: Column) -> bool:
         """Whether both are the same column, also after ALTER TYPE from ``int`` to ``bigint``: values have one form."""

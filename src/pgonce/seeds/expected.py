@@ -28,7 +28,7 @@ from pgonce.seeds.source import BadRow, Cursor, SeedRow, check_sequence, has_exa
 ROWS = 500
 """Rows that are collected and compared at a time."""
 _MARK = f"number {uuid.uuid4()}: "
-"""What no text of a source begins with."""
+"""A beginning that no text of a source has: it marks numbers."""
 _NUMBER = re.compile(f'"{_MARK}([^"]*)"')
 Rejected: TypeAlias = Mapping[int, RejectedRow]
 """What is kept of each rejected row, by the row's number."""

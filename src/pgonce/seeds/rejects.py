@@ -30,7 +30,7 @@ another language, check option, size limits, PL/pgSQL."""
 _BY_POLICY, _BY_RAISE = "ExecWithCheckOptions", "exec_stmt_raise"
 """Functions of the server in which an error with any SQLSTATE is caused by one row, too."""
 _INPUT_FAULT = ("42", "XX000")
-"""The same, where COPY names the column whose value it was reading: regclass, ltree and hstore say it like this."""
+"""Those that one row causes if COPY names the column whose value it was reading, as of regclass, ltree and hstore."""
 _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
 _VALUE = re.compile(r'(?<!encoding )".*"', re.DOTALL)
 _LINE = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)

@@ -220,7 +220,7 @@ def part_of(seed: Seed, partition: str) -> Any:
 def sources_of(
     seed: Seed | str, source: Any, options: SeedOptions
 ) -> tuple[Seed, dict[str | None, Callable[..., Any]]]:
-    """The same, and its sources by partition."""
+    """What ``seed_of`` returns, and the seed's sources by partition."""
     found = seed_of(seed, source, options)
     if isinstance(source, Mapping):
         return found, dict(source)

@@ -300,7 +300,7 @@ async def payload(request: Request) -> Response:
 
 
 def _cut(part: PayloadPart, start: int, text: str) -> PayloadPart:
-    """The same as the database does, of a text with masks."""
+    """The part of a masked text that the database would have returned of the text as it is."""
     if text:
         at = part.text.lower().find(text.lower(), start)
         if at < 0:

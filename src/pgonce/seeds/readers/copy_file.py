@@ -32,7 +32,7 @@ class CopyTextFile(TextFile):
 
     @property
     def copy_columns(self) -> Sequence[str]:
-        """The same, of the file that is being read."""
+        """``columns``, of the file that is being read."""
         return self._renamed(self._header_of(self._opened())[1], f"the columns of {self.name}")
 
     def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:

@@ -91,7 +91,7 @@ class CsvFile(TextFile):
 
     @property
     def copy_columns(self) -> Sequence[str]:
-        """The same, of the file that is being read."""
+        """``columns``, of the file that is being read."""
         return self._by_table(self._header_of(self._opened()))
 
     def _by_table(self, header: _Header) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def times_of(found: os.stat_result) -> list[int]:
 
 
 def stat_of(found: os.stat_result) -> list[int]:
-    """The same, and which file it is."""
+    """What ``times_of`` returns, after the numbers of the device and the file."""
     return [found.st_dev, found.st_ino, *times_of(found)]
 
 

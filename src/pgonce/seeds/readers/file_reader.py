@@ -78,7 +78,7 @@ class FileReader:
             self._file = None
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Give columns other names: from those that ``columns`` shows."""
+        """Give columns other names. ``names``: the new name for each old one, as ``columns`` has it."""
         in_file = {column: name for name, column in self._rename.items()}
         self._rename |= {in_file.get(old, old): new for old, new in names.items()}
 

@@ -70,7 +70,7 @@ class ParquetFile(FileReader):
 
     @property
     def copy_columns(self) -> Sequence[str]:
-        """The same."""
+        """``columns``."""
         return self.columns
 
     @property

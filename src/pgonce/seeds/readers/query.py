@@ -88,7 +88,7 @@ class Query:
 
     @property
     def copy_columns(self) -> Sequence[str]:
-        """The same."""
+        """``columns``."""
         return self.columns
 
     def check_columns(self, known: Collection[str] | Mapping[str, Column], table: str) -> None:
