@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from pgonce.console.auth import User
-from pgonce.core.call import Call, clean, row_as, row_or_none, rows_as, value
+from pgonce.core.call import Call, Row, clean, row_as, row_or_none, rows_as, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +140,18 @@ def list_audit(
     return Call("pgonce_console_audit", args, rows_as(AuditLine))
 
 
-def find_pause(lines: list[AuditLine], noun: str, since: datetime | None) -> AuditLine | None:
-    """Who paused what is paused ``since``, among the lines of its name; None: it is not, or it was paused in SQL.
+def find_pause(noun: str, name: str, since: datetime | None) -> Call[AuditLine | None]:
+    """Who paused what is paused ``since``; None: it is not, or it was paused in SQL.
 
     ``noun``: job or import, because a job may have the name of an import.
     """
-    made = (line for line in lines if line.noun == noun and line.action == "pause" and not line.refused)
-    return next((line for line in made if since and line.at >= since), None)
+    pauses = list_audit(object=name, action="pause")
+
+    def read(rows: Sequence[Row]) -> AuditLine | None:
+        made = (line for line in pauses.read(rows) if line.noun == noun and not line.refused)
+        return next((line for line in made if since and line.at >= since), None)
+
+    return Call(pauses.function, pauses.args, read)
 
 
 def audit_choices() -> Call[AuditChoices]:

@@ -21,7 +21,7 @@ from pgonce.console.figures.seeds import Sum
 from pgonce.console.pages.jobs import NOW
 from pgonce.console.reads import reading
 from pgonce.console.respond import form, go, query, who
-from pgonce.console.sessions import AuditLine, find_pause, list_audit
+from pgonce.console.sessions import AuditLine, find_pause
 from pgonce.console.text import coded, shortened
 from pgonce.core.call import Call
 from pgonce.core.diagnosis import Diagnosis
@@ -48,19 +48,18 @@ class ImportLine:
 
     @property
     def state(self) -> tuple[str, str]:
-        """The name of its state, and the word for it."""
-        return state_of(self.seed, self.pace)
+        """The name of its state, and the word for it.
 
-
-def state_of(seed: SeedLine, at: Pace) -> tuple[str, str]:
-    """A pause that was asked for is not one that has happened: a runner stops after its batch."""
-    if seed.paused_at is not None:
-        return ("running", "Pause asked") if seed.run_id else ("paused", "Paused")
-    if seed.run_id is not None:
-        return ("odd", "Stands still") if at.stalled_for else ("running", "Running")
-    if seed.status == "in_progress":
-        return "unknown", "Not running"
-    return seed.status, "Complete" if seed.status == "complete" else "Failed"
+        A pause that was asked for is not one that has happened: a runner stops after its batch.
+        """
+        seed = self.seed
+        if seed.paused_at is not None:
+            return ("running", "Pause asked") if seed.run_id else ("paused", "Paused")
+        if seed.run_id is not None:
+            return ("odd", "Stands still") if self.pace.stalled_for else ("running", "Running")
+        if seed.status == "in_progress":
+            return "unknown", "Not running"
+        return seed.status, "Complete" if seed.status == "complete" else "Failed"
 
 
 def pace_of(seed: SeedLine, now: datetime) -> Pace:
@@ -79,11 +78,9 @@ class Imports:
 
 
 @dataclass(frozen=True, slots=True)
-class ImportPage:
+class ImportPage(ImportLine):
     now: datetime
-    seed: SeedLine
     checkpoint: Checkpoint
-    pace: Pace
     diagnoses: list[Diagnosis]
     runs: list[SeedRun]
     """The newest first."""
@@ -97,11 +94,6 @@ class ImportPage:
         """The rows by what became of them."""
         at = self.checkpoint
         return Sum(at.rows_seen, at.rows_inserted, at.rows_updated, at.rows_skipped, at.rows_rejected)
-
-    @property
-    def state(self) -> tuple[str, str]:
-        """The name of its state, and the word for it."""
-        return state_of(self.seed, self.pace)
 
     @property
     def resumes(self) -> list[int]:
@@ -136,12 +128,12 @@ async def _read(request: Request, name: str) -> ImportPage:
             raise NotFound(f"the import {name!r} has never run here")
         (seed,) = await read(calls.console_seeds(name=name))
         return ImportPage(
-            now, seed, checkpoint, pace_of(seed, now),
+            seed, pace_of(seed, now), now, checkpoint,
             await read(diagnose_seed(name)),
             await read(calls.console_seed_runs(name)),
             await read(calls.console_seed_rejects(name)),
             (await read(get_partitions(name)))[:MOST_PARTITIONS],
-            find_pause(await read(list_audit(object=name, action="pause")), "import", seed.paused_at),
+            await read(find_pause("import", name, seed.paused_at)),
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pgonce.console.figures import runs as figures
 from pgonce.console.pages.jobs import NOW, next_tick
 from pgonce.console.reads import Read, reading
 from pgonce.console.respond import Form, form, go, query, who
-from pgonce.console.sessions import AuditLine, find_pause, list_audit
+from pgonce.console.sessions import AuditLine, find_pause
 from pgonce.console.templating import Clock, zone_of
 from pgonce.console.text import coded
 from pgonce.core.diagnosis import Diagnosis
@@ -91,7 +91,7 @@ async def _read_job(read: Read, name: str, key: str | None) -> JobPage:
         await read(calls.job_expectations(name)),
         await read(calls.job_requests(name)),
         await read(diagnose_job(name)),
-        find_pause(await read(list_audit(object=name, action="pause")), "job", paused_at),
+        await read(find_pause("job", name, paused_at)),
     )  # fmt: skip
 
 
