@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -16,6 +14,7 @@ from psycopg import Connection
 
 from pgonce.core.call import Call
 from pgonce.core.execute import execute
+from pgonce.core.lent_connection import cut
 from pgonce.errors import PgonceError, translate
 
 T = TypeVar("T")
@@ -78,8 +77,7 @@ class HeartbeatSender:
             self._disconnect()
             self._sending.release()
         elif (conn := self._connection) is not None and not conn.closed:
-            with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as wire:
-                wire.shutdown(socket.SHUT_RDWR)
+            cut(conn)
 
     def _execute(self, conn: Connection[Any], wanted: Call[T]) -> T:
         answer = execute(conn, wanted, self._schema)
