@@ -7,7 +7,6 @@ neither run a tick twice nor prevent one.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import signal
@@ -233,11 +232,9 @@ class Scheduler(Service):
     # The upkeep.
 
     def _run_upkeep(self) -> None:
-        for _ in itertools.count():
+        while not self._stop.is_set():
             log_errors(self._upkeep)
             self._clock.wait(self._clock.now() + UPKEEP_EVERY, self._stop)
-            if self._stop.is_set():
-                return
 
     def _upkeep(self) -> None:
         self._compare_clocks()  # the rest only if it succeeds: without a database each would wait for one
