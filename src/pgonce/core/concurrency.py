@@ -18,6 +18,7 @@ from psycopg import Connection
 
 from pgonce.core import event_loop
 from pgonce.core.failures import log_errors
+from pgonce.core.lent_connection import CANCEL
 from pgonce.core.lent_connection import cut as cut_off
 
 T = TypeVar("T")
@@ -28,8 +29,6 @@ CANCELS = False
 """Whether `repeating` cancels the body; a thread cannot be cancelled."""
 LEAVE = 5.0
 """Seconds that the end of a run waits for a heartbeat that hangs."""
-CANCEL = 5.0
-"""Seconds for the server to accept that a statement is cancelled."""
 
 
 class _Alarm:

@@ -3,22 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
 from psycopg import Connection
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from pgonce.core.concurrency import wait_until_free
+from pgonce.core.concurrency import LEAVE, sleep, wait_until_free
 from pgonce.core.database import is_own
 from pgonce.core.execute import Pool, send
 from pgonce.core.handler_session import RESET, ClientState
-from pgonce.core.lent_connection import close_for_good, detach, lend
+from pgonce.core.lent_connection import CANCEL, abandon, close_for_good, cut, detach, lend
 from pgonce.errors import PgonceError
 
-LEFT_OPEN = "a COPY, a stream or a pipeline was left open on the connection: end it before you give the connection back"
+LEFT_OPEN = (
+    "a COPY, a stream or a pipeline was left open on the connection, or a thread or task still uses it: "
+    "end it before you give the connection back"
+)
 
 
 @contextmanager
@@ -55,30 +59,55 @@ def lent(conn: Connection[Any]) -> Iterator[Connection[Any]]:
     """Give the body another object for the same session (see `lend`), which ends with the body.
 
     Raises:
-        PgonceError: the body has left a COPY, a stream or a pipeline open. The connection is closed then.
+        PgonceError: the body has left a COPY, a stream or a pipeline open, or a statement of a thread or task. The
+            connection is closed then.
     """
     theirs = lend(conn)
     try:
         yield theirs
     finally:
-        if conn.lock.locked():  # a stream that was left early: the event loop is about to close it, through ``theirs``
-            wait_until_free(conn.lock)
-        detach(theirs)
-        was_busy = close_if_busy(conn)
+        try:
+            if conn.lock.locked():  # by a stream that was left early: the event loop closes it soon, by ``theirs``
+                wait_until_free(conn.lock)
+        finally:  # also if it is cancelled meanwhile
+            waiting = detach(theirs)
+            was_busy = close_if_busy(conn, waiting)
     if was_busy:
         raise PgonceError(LEFT_OPEN)
 
 
-def close_if_busy(conn: Connection[Any]) -> bool:
-    """Close the connection if a COPY, a stream or a pipeline is open on it; returns whether one was.
+def close_if_busy(conn: Connection[Any], waiting: Sequence[None] = ()) -> bool:
+    """Close the connection if a statement, a COPY, a stream or a pipeline is open on it; returns whether one was.
 
-    It may hold psycopg's lock, and then the next statement would wait for ever.
+    It may hold psycopg's lock, and then the next statement would wait for ever. A statement is cancelled: while it runs
+    the server does not look at the connection, and its transaction would keep the event's row locked.
+
+    Args:
+        conn: the connection.
+        waiting: an entry for each thread or task that waits for an answer on it. It gets an error first.
     """
     if conn.closed:
         return False
     pgconn = conn.pgconn
     is_active = conn.lock.locked() or pgconn.transaction_status == TransactionStatus.ACTIVE
-    if not is_active and pgconn.pipeline_status == PipelineStatus.OFF:
+    if not waiting and not is_active and pgconn.pipeline_status == PipelineStatus.OFF:
         return False
-    close_for_good(conn)
+    until = time.monotonic() + LEAVE
+    try:
+        with suppress(OSError, psycopg.Error):
+            conn.cancel_safe(timeout=CANCEL)
+            while not _have_left(waiting, 0.1) and time.monotonic() < until:
+                conn.cancel_safe(timeout=CANCEL)  # the server ignores one that arrives before its statement
+        cut(conn)
+        _have_left(waiting, LEAVE)
+    finally:
+        (abandon if waiting else close_for_good)(conn)
     return True
+
+
+def _have_left(waiting: Sequence[None], seconds: float) -> bool:
+    """Whether all that wait for an answer have got one, or an error, within this time."""
+    until = time.monotonic() + seconds
+    while waiting and time.monotonic() < until:
+        sleep(0.001)
+    return not waiting

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -16,6 +16,8 @@ from psycopg.adapt import AdaptersMap
 from pgonce.errors import DatabaseUnavailable, first_line
 
 C = TypeVar("C", bound="psycopg.Connection[Any] | psycopg.AsyncConnection[Any]")
+CANCEL = 5.0
+"""Seconds for the server to accept that a statement is cancelled."""
 
 _CLOSED = pq.PGconn.connect_start(b"none")  # not a connection string: it is closed from the start, without any attempt
 _CLOSED.finish()
@@ -43,10 +45,40 @@ def lend(conn: C) -> C:
     """
     lent = object.__new__(type(conn))
     lent.__dict__.update(conn.__dict__)
+    counting = _counting_async if isinstance(conn, psycopg.AsyncConnection) else _counting
+    waiting: list[None] = []
+    lent.__dict__["_waiting"] = waiting
+    lent.__dict__["wait"] = counting(lent.wait, waiting)
     lent._pool = None  # of a pool with `close_returns`, close() would give the lent object to the pool
     if conn._adapters is not None:
         lent._adapters = AdaptersMap(conn._adapters)
     return lent
+
+
+# psycopg goes on in `wait` with the memory of libpq's connection. If another thread or task frees it meanwhile, the
+# process ends with a segmentation fault. So it is counted who is in there.
+
+
+def _counting(wait: Callable[..., Any], waiting: list[None]) -> Callable[..., Any]:
+    def counted(*args: Any, **options: Any) -> Any:
+        waiting.append(None)
+        try:
+            return wait(*args, **options)
+        finally:
+            waiting.pop()
+
+    return counted
+
+
+def _counting_async(wait: Callable[..., Any], waiting: list[None]) -> Callable[..., Any]:
+    async def counted(*args: Any, **options: Any) -> Any:
+        waiting.append(None)
+        try:
+            return await wait(*args, **options)
+        finally:
+            waiting.pop()
+
+    return counted
 
 
 def close_for_good(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
@@ -68,6 +100,12 @@ def cut(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
         wire.shutdown(socket.SHUT_RDWR)
 
 
+def abandon(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """End the traffic on a connection on which somebody waits for an answer, and leave it to them to free it."""
+    cut(conn)
+    conn.pgconn = _CLOSED
+
+
 @contextmanager
 def naming_loss(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Iterator[None]:
     """Raise DatabaseUnavailable where own statements have lost ``conn``."""
@@ -79,6 +117,12 @@ def naming_loss(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) ->
         raise DatabaseUnavailable(f"the connection to the database was lost: {first_line(error)}") from error
 
 
-def detach(lent: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-    """End the lent connection, before the next statement of ours: every use of it raises InterfaceError from now on."""
+def detach(lent: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Sequence[None]:
+    """End the lent connection, before the next statement of ours: every use of it raises InterfaceError from now on.
+
+    Returns:
+        An entry for each thread or task that is still waiting for an answer on it.
+    """
     lent.__dict__.update(_ENDED)
+    waiting: Sequence[None] = lent.__dict__["_waiting"]
+    return waiting

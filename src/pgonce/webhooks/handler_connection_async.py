@@ -58,7 +58,7 @@ async def handler_connection(pool: Pool) -> AsyncIterator[tuple[AsyncConnection[
 
 async def roll_back(conn: AsyncConnection[Any], session: HandlerSession) -> None:
     """End the transaction without a commit, and reset the connection. One that is still in use is closed."""
-    if close_if_busy(conn):
+    if await close_if_busy(conn):
         return
     _, error = await send(conn, f"rollback; {RESET}")
     if error is not None:

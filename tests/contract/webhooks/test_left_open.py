@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import AsyncConnection, Connection
+from psycopg.pq import TransactionStatus
 
 import pgonce
 from pgonce.core import database as databases
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken
 from pgonce.webhooks import stripe
+from tests.conftest import wait_until
 from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
 
 __all__ = ["app", "effects", "put"]
@@ -24,6 +28,7 @@ kept: list[object] = []
 
 ROWS = "select generate_series(1, 100000)"
 OPEN = "a COPY, a stream or a pipeline was left open on the connection"
+USED = "or a thread or task still uses it"
 CLOSED = "the connection was closed while the handler ran"
 
 
@@ -58,6 +63,32 @@ def broken_pipeline(tx: Connection[Any]) -> None:
 
 def unread_results(tx: Connection[Any]) -> None:
     tx.pgconn.send_query(b"select 1; select 2")
+
+
+def statement_in_a_thread(tx: Connection[Any]) -> None:
+    def wait() -> None:
+        with contextlib.suppress(psycopg.Error):
+            tx.execute("select pg_sleep(60)")
+
+    threading.Thread(target=wait, daemon=True).start()
+    wait_until(lambda: tx.pgconn.transaction_status == TransactionStatus.ACTIVE, "the statement")
+
+
+def copy_in_a_thread(tx: Connection[Any]) -> None:
+    def read() -> None:
+        with (
+            contextlib.suppress(psycopg.Error),
+            tx.cursor().copy(b"copy (select pg_sleep(60) from generate_series(1, 9)) to stdout") as copy,
+        ):
+            kept.extend(copy)
+
+    threading.Thread(target=read, daemon=True).start()
+    wait_until(lambda: tx.pgconn.transaction_status == TransactionStatus.ACTIVE, "the COPY")
+
+
+def raised_beside_a_thread(tx: Connection[Any]) -> None:
+    statement_in_a_thread(tx)
+    raise ValueError("beside a thread")
 
 
 def raised_within_a_stream(tx: Connection[Any]) -> None:
@@ -97,6 +128,9 @@ ENDS = [
     (pipeline, OPEN),
     (broken_pipeline, OPEN),
     (unread_results, OPEN),
+    (statement_in_a_thread, USED),
+    (copy_in_a_thread, USED),
+    (raised_beside_a_thread, "ValueError: beside a thread"),
     (raised_within_a_stream, "ValueError: in the middle"),
     (close, CLOSED),
     (use_closed, "the connection is closed"),
@@ -173,11 +207,23 @@ async def _pipeline(tx: AsyncConnection[Any]) -> None:
     kept.extend([context, await context.__aenter__()])
 
 
+async def _statement_in_a_task(tx: AsyncConnection[Any]) -> None:
+    async def wait() -> None:
+        with contextlib.suppress(psycopg.Error):
+            await tx.execute("select pg_sleep(60)")
+
+    kept.append(asyncio.create_task(wait()))
+    while tx.pgconn.transaction_status != TransactionStatus.ACTIVE:  # noqa: ASYNC110 -- psycopg sets no asyncio.Event
+        await asyncio.sleep(0.001)
+
+
 async def _close(tx: AsyncConnection[Any]) -> None:
     await tx.close()
 
 
-@pytest.mark.parametrize(("attack", "said"), [(_copy_in, OPEN), (_pipeline, OPEN), (_close, CLOSED)])
+@pytest.mark.parametrize(
+    ("attack", "said"), [(_copy_in, OPEN), (_pipeline, OPEN), (_statement_in_a_task, USED), (_close, CLOSED)]
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_the_same_holds_for_asynchronous_handlers(
     app: pgonce.App,
@@ -201,6 +247,27 @@ def test_the_same_holds_for_asynchronous_handlers(
     work(app, database, conn, concurrency=1)
     assert sorted(effects()) == ["evt_0", "evt_2"]
     assert said in status(conn, "evt_1")["error_message"]
+
+
+def test_a_task_that_is_left_ends_although_its_handler_s_time_is_over_meanwhile(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    lent: list[AsyncConnection[Any]] = []
+
+    @app.webhook("pay", timeout="0.3 seconds")
+    async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        for each in lent:
+            with pytest.raises(psycopg.InterfaceError):
+                await each.execute("select 1")
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+        if event.id == "evt_0":
+            lent.append(tx)
+            await _statement_in_a_task(tx)
+
+    put("pay", "evt_0", "evt_1")
+    work(app, database, conn, concurrency=1)
+    assert effects() == ["evt_1"]
+    assert "TimeoutError" in status(conn, "evt_0")["error_message"]
 
 
 def test_an_asynchronous_stream_that_is_left_early_is_no_failure(
@@ -241,7 +308,11 @@ def test_a_stream_whose_query_was_cancelled_fails_its_event_with_a_reason(
         assert "left a stream before its last row" in status(conn, event)["error_message"]
 
 
-@pytest.mark.parametrize("attack", [copy_in, stream, pipeline, raised_within_a_stream], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "attack",
+    [copy_in, stream, pipeline, statement_in_a_thread, raised_within_a_stream],
+    ids=lambda each: each.__name__,
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_delivery_that_is_handled_where_it_arrives_ends_too(
     database: str, conn: Connection[Any], effects: Effects, attack: Callable[[Connection[Any]], None]
