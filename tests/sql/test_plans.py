@@ -154,7 +154,7 @@ GROWN = [
 
 @pytest.mark.parametrize(("few", "is_analyzed"), [(40, False), (8, True)])
 def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
-    conn: Connection, session: Callable[[], Connection], few: int, is_analyzed: bool
+    conn: Connection, session: Callable[..., Connection], few: int, is_analyzed: bool
 ) -> None:
     insert = (
         "insert into webhook_events"
@@ -201,7 +201,7 @@ GROWN_RUNS = [
 
 
 def test_a_plan_that_was_made_for_few_runs_is_good_for_many(
-    conn: Connection, session: Callable[[], Connection]
+    conn: Connection, session: Callable[..., Connection]
 ) -> None:
     insert = (
         "insert into cron_job_runs (job_name, status, completed_at)"
