@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -143,6 +144,15 @@ def test_an_adoption_that_is_interrupted_leaves_a_table_that_works_and_goes_on_a
     assert schema.migrate(empty_database) == [name for _, name, _ in schema.migrations()]
     assert catalog.read(large) == catalog.read(conn)
     assert value(large, "select count(*) from webhook_events where object_id is not null") == 2500
+
+
+def test_three_migrates_at_once_adopt_a_large_table(empty_database: str, large: Connection, conn: Connection) -> None:
+    # an index that is built concurrently waits for every other session that wants the same
+    with ThreadPoolExecutor(3) as threads:
+        done = list(threads.map(lambda _: schema.migrate(empty_database), range(3)))
+    assert sorted(done) == [[], [], [name for _, name, _ in schema.migrations()]]
+    assert catalog.read(large) == catalog.read(conn)
+    assert value(large, "select count(object_id) from webhook_events") == 2500
 
 
 def test_a_check_says_that_an_adoption_has_not_ended(database: str, conn: Connection) -> None:

@@ -122,7 +122,7 @@ def prepare(conn: Connection, schema: str, tables: list[str], check: Callable[[s
         for table in tables:
             name = sql.Identifier(schema, table)
             theirs = _comment_on(conn, name)
-            if not theirs.startswith(ADOPTING):
+            if not theirs.startswith("pgonce: "):  # another migrate may have begun, or ended, meanwhile
                 mark = f"{ADOPTING}; {theirs}" if theirs else ADOPTING
                 conn.execute(sql.SQL("comment on table {} is {}").format(name, sql.Literal(mark)))
 
@@ -149,19 +149,27 @@ def _build(conn: Connection, schema: str, statement: str, updates: list[str]) ->
     create = sql.SQL("create {}index concurrently if not exists {} on {} ").format(
         sql.SQL("unique " if unique else ""), sql.Identifier(name), sql.Identifier(schema, table)
     )
-    half_built = "select 1 from pg_index where indexrelid = to_regclass(%s) and not indisvalid"
-    for attempt in range(10):
-        if conn.execute(half_built, [sql.Identifier(schema, name).as_string()]).fetchone():
-            conn.execute(sql.SQL("drop index concurrently {}").format(sql.Identifier(schema, name)))
+    index = sql.Identifier(schema, name)
+    valid = "select indisvalid from pg_index where indexrelid = to_regclass(%s)"
+    # Two builds on one table wait for each other: the first one for the other's snapshot, the other one for its lock.
+    building = "select from pg_stat_progress_create_index where relid = to_regclass(%s) and pid <> pg_backend_pid()"
+    violations = 0
+    while (found := conn.execute(valid, [index.as_string()]).fetchone()) != (True,):
+        if conn.execute(building, [sql.Identifier(schema, table).as_string()]).fetchone():  # by another migrate
+            time.sleep(0.5)
+            continue
         try:
+            if found:
+                conn.execute(sql.SQL("drop index concurrently if exists {}").format(index))
             conn.execute((create.as_string() + definition).encode())
+        except errors.DeadlockDetected:  # both began in the same moment
+            continue
         except errors.UniqueViolation:
-            if attempt == 9:
+            violations += 1
+            if violations == 10:
                 raise
             for update in updates:
                 with_short_locks(conn, schema, partial(conn.execute, update.encode()))
-        else:
-            return
 
 
 def finish(conn: Connection, schema: str, tables: list[str]) -> None:
@@ -170,7 +178,13 @@ def finish(conn: Connection, schema: str, tables: list[str]) -> None:
         name = sql.Identifier(schema, table)
         if table == "webhook_events":
             _fill_in(conn, schema)
-        theirs = _comment_on(conn, name).removeprefix(ADOPTING).removeprefix("; ")
+        with_short_locks(conn, schema, partial(_end, conn, name))
+
+
+def _end(conn: Connection, name: sql.Identifier) -> None:
+    comment = _comment_on(conn, name)
+    if comment.startswith(ADOPTING):
+        theirs = comment.removeprefix(ADOPTING).removeprefix("; ")
         mark = f"pgonce: {theirs or 'see docs/sql.md'}"
         conn.execute(sql.SQL("comment on table {} is {}").format(name, sql.Literal(mark)))
 
