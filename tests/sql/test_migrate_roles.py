@@ -38,6 +38,18 @@ def role(empty: Connection) -> Iterator[str]:
 
 
 @pytest.fixture
+def team(empty: Connection, role: str) -> Iterator[str]:
+    """A role that ``role`` is a member of: on a server that several people share, it owns what each of them creates."""
+    name = f"{role}_team"
+    empty.execute(
+        f"create role {name}; grant {name} to {role}; grant create on schema public to {name};"
+        f" do $$ begin execute format('grant create on database %I to {role}', current_database()); end $$".encode()
+    )
+    yield name
+    empty.execute(f"drop owned by {name} cascade; drop role {name}".encode())
+
+
+@pytest.fixture
 def url(empty_database: str, role: str) -> str:
     return empty_database.replace("//postgres@", f"//{role}@")
 
@@ -114,6 +126,36 @@ def test_a_member_of_service_role_migrates_under_forced_row_level_security(
     empty.execute("alter table pgonce_migrations force row level security")
     empty.execute(sql.SQL("grant service_role to {}").format(sql.Identifier(role)))
     assert schema.migrate(url) == []
+
+
+def test_no_limit_of_the_role_ends_a_migrate_and_a_suspended_one_keeps_no_lock_for_long(
+    empty_database: str, empty: Connection
+) -> None:
+    limits = ("statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout")
+    found = "array[" + ", ".join(f"current_setting('{name}', true)" for name in limits) + "]"
+    empty.execute(
+        f"create table seen as select {found} as limits with no data;"
+        f"create function watch() returns event_trigger language plpgsql as $$ begin insert into seen values ({found});"
+        " end $$; create event trigger watch on ddl_command_end execute function watch()".encode()
+    )
+    schema.migrate(empty_database)
+    assert empty.execute("select distinct limits[1], limits[3] from seen").fetchall() == [("0", "1min")]
+    assert empty.execute("select from seen where limits[2] <> '0'").fetchall() == []
+
+
+def test_the_check_works_where_an_event_trigger_gives_each_table_to_another_role(
+    url: str, empty: Connection, team: str
+) -> None:
+    empty.execute(
+        "create function give() returns event_trigger language plpgsql as $$ declare r record; begin"
+        "  for r in select * from pg_event_trigger_ddl_commands()"
+        "    where object_type in ('table', 'view', 'function') loop"
+        f"   execute format('alter %s %s owner to {team}', r.object_type, r.object_identity); end loop; end $$;"
+        "create event trigger give on ddl_command_end"
+        "  when tag in ('CREATE TABLE', 'CREATE VIEW', 'CREATE FUNCTION') execute function give()".encode()
+    )
+    schema.migrate(url)
+    assert [line for line in check(url) if "may create objects" not in line] == []
 
 
 def test_quoted_identifiers_are_no_difference(empty_database: str, empty: Connection) -> None:

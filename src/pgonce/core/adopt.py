@@ -70,11 +70,20 @@ def find_large(conn: Connection, schema: str) -> dict[str, str]:
     return dict(conn.execute(query, [schema, list(SPECIFIED), f"{ADOPTING}%", LARGE]).fetchall())
 
 
+def set_limits(conn: Connection) -> None:
+    """Set the time limits of a transaction that installs, compares or removes. Those of the role may be too short.
+
+    A machine that is suspended in the middle must not keep the locks.
+    """
+    limits = "set local statement_timeout = 0; set local idle_in_transaction_session_timeout = '60s'"
+    conn.execute(f"{limits}{no_transaction_timeout(conn)}".encode())
+
+
 @contextmanager
 def _transaction(conn: Connection, schema: str) -> Iterator[None]:
     with conn.transaction():
         conn.execute("set local client_min_messages = error")
-        conn.execute(f"set local statement_timeout = 0{no_transaction_timeout(conn)}".encode())
+        set_limits(conn)
         conn.execute(f"select {LOCK}".encode())  # before the limit below: another migrate may take its time
         conn.execute("select set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
         for name, value in settings_for(schema).items():

@@ -9,8 +9,7 @@ import psycopg
 from psycopg import errors, sql
 
 from pgonce.core import database
-from pgonce.core.adopt import is_adopting
-from pgonce.core.execute import no_transaction_timeout
+from pgonce.core.adopt import is_adopting, set_limits
 from pgonce.core.migrate import applied, needs_rights, refuse, run_script
 from pgonce.core.schema_sql import SPECIFIED, api, migrations, objects, script
 from pgonce.errors import PgonceError, SchemaError, schema_option
@@ -149,8 +148,10 @@ def check(url: str, schema: str = "public") -> list[str]:
         with conn.transaction(force_rollback=True):
             conn.execute("set local client_min_messages = error")
             conn.execute("set local check_function_bodies = off")  # a sixth of the time; they are only compared
-            conn.execute(f"set local statement_timeout = 0{no_transaction_timeout(conn)}".encode())
+            set_limits(conn)
             try:
+                # Nobody sees it before it is rolled back. An event trigger may give the tables to another role.
+                conn.execute(f"create schema {scratch}; grant all on schema {scratch} to public".encode())
                 run_script(conn, script(scratch))
             except errors.InsufficientPrivilege as error:
                 raise PgonceError(

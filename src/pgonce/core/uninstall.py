@@ -6,7 +6,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from pgonce.core.adopt import with_short_locks
+from pgonce.core.adopt import set_limits, with_short_locks
 from pgonce.core.schema_sql import SPECIFIED, objects
 from pgonce.errors import SchemaError
 
@@ -50,6 +50,7 @@ def statements(conn: psycopg.Connection[Any], schema: str, with_data: bool) -> l
     """
     kept = [] if with_data else list(SPECIFIED)
     with conn.transaction():
+        set_limits(conn)
         conn.execute("set local search_path = pg_catalog")  # so that every name is printed with its schema
         names = {"specified": list(SPECIFIED), "functions": objects()["function"]}
         rows = conn.execute(_STATEMENTS, {"schema": schema, "kept": kept, **names}).fetchall()
