@@ -158,6 +158,23 @@ def test_the_check_works_where_an_event_trigger_gives_each_table_to_another_role
     assert [line for line in check(url) if "may create objects" not in line] == []
 
 
+def test_an_event_trigger_that_forces_row_level_security_is_named_with_the_ways_out(
+    url: str, empty: Connection
+) -> None:
+    empty.execute(
+        "create function force_rls() returns event_trigger language plpgsql security definer as"
+        " $$ declare r record; begin"
+        " for r in select * from pg_event_trigger_ddl_commands() where object_type = 'table' loop"
+        "   execute format('alter table %s enable row level security, force row level security', r.object_identity);"
+        " end loop; end $$;"
+        "create event trigger force_rls on ddl_command_end when tag in ('CREATE TABLE') execute function force_rls()"
+    )
+    with pytest.raises(SchemaError, match=r"forced .* BYPASSRLS"):
+        schema.migrate(url)
+    empty.execute("alter event trigger force_rls disable")
+    assert schema.migrate(url)
+
+
 def test_quoted_identifiers_are_no_difference(empty_database: str, empty: Connection) -> None:
     row = empty.execute("select current_database()").fetchone()
     assert row

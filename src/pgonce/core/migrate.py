@@ -103,6 +103,13 @@ def needs_rights(conn: psycopg.Connection[Any], schema: str) -> Iterator[None]:
     try:
         yield
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName) as error:  # without usage of it
+        if (
+            error.diag.source_function == "ExecWithCheckOptions"
+        ):  # its message is translated, and has no code of its own
+            raise SchemaError(
+                f"{error.diag.message_primary}, where it is forced on the owner, too: disable the event trigger that "
+                "does so as long as this runs, or run it as a role with BYPASSRLS"
+            ) from error
         raise SchemaError(
             f"{error.diag.message_primary}: run it as the role that owns schema {schema} and what pgonce has in it, or "
             f"give role {conn.info.user} these rights"
