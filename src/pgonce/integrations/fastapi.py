@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pgonce.core import database
+from pgonce.core.callables import is_async
 from pgonce.core.concurrency_async import LEAVE, shielded
 from pgonce.core.service import Service
 from pgonce.errors import InvalidArgument, PgonceError
@@ -152,10 +153,45 @@ class Inbox:
                 self._webhooks = None
                 await webhooks._write_refusals(0)  # noqa: SLF001
 
-    async def _deliver(self, request: Request) -> AsyncIterator[Delivery]:
+    def _check(self, request: Request) -> AsyncWebhooks:
         if self._webhooks is None:
             raise InvalidArgument("the inbox has not started: pass FastAPI(lifespan=inbox.lifespan)")
-        event = await self._read(request, self._webhooks)
+        if not is_async(inspect.unwrap(request.scope["endpoint"])):
+            # it would be committed before what a generator does, and without what a plain function cannot await
+            raise InvalidArgument("a route of inbox.delivery must be `async def`, without a yield")
+        return self._webhooks
+
+    async def _read(self, request: Request, webhooks: AsyncWebhooks) -> stripe.Body:
+        """The verified event of a request."""
+        signature = ",".join(request.headers.getlist("stripe-signature")) or None
+        try:
+            async with webhooks._counting():  # noqa: SLF001
+                stripe.check_header(signature)  # before the body: anybody can send a large one
+                body = await self._body(request)
+                stripe.verify(body, signature, await self._lookup.find() if self._lookup else self._secrets)
+                event = stripe.read(body)
+        except PgonceError as error:
+            raise _answer_to(error) from None
+        return event
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, also if another parameter of the route or another dependency has read it already."""
+        if hasattr(request, "_body"):
+            body = await request.body()
+            self._bodies.check_size(len(body))
+            return body
+        if request._stream_consumed:  # noqa: SLF001 -- nothing would come any more
+            raise InvalidArgument(
+                "the body was read before inbox.delivery, by request.form() or request.stream(): "
+                "the signature is over its bytes, so let request.body() read it"
+            )
+        body = await self._bodies.read(RequestBody(request.receive))
+        request._body = body  # noqa: SLF001 -- so that the route may read it, too
+        return body
+
+    async def _deliver(self, request: Request) -> AsyncIterator[Delivery]:
+        webhooks = self._check(request)
+        event = await self._read(request, webhooks)
         handed: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -163,7 +199,7 @@ class Inbox:
             handed.set_result(Delivery(taken, tx))
             await ended
 
-        handling = asyncio.create_task(self._webhooks.handle(event, handle))
+        handling = asyncio.create_task(webhooks.handle(event, handle))
         waiting: set[asyncio.Future[Any]] = {handling, handed}
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -196,20 +232,6 @@ class Inbox:
             raise _answer_to(error) from None
         if raised is not None:
             raise HTTPException(200, {"outcome": outcome})
-
-    async def _read(self, request: Request, webhooks: AsyncWebhooks) -> stripe.Body:
-        """The verified event of a request."""
-        signature = ",".join(request.headers.getlist("stripe-signature")) or None
-        try:
-            async with webhooks._counting():  # noqa: SLF001
-                stripe.check_header(signature)  # before the body: anybody can send a large one
-                body = await self._bodies.read(RequestBody(request.receive))
-                stripe.verify(body, signature, await self._lookup.find() if self._lookup else self._secrets)
-                event = stripe.read(body)
-        except PgonceError as error:
-            raise _answer_to(error) from None
-        request._body = body  # noqa: SLF001 -- so that the route may read it, too
-        return event
 
 
 def _refuse_success(error: BaseException) -> None:

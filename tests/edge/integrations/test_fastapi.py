@@ -1,14 +1,16 @@
 """FastAPI: the dependency commits before the answer, and several services share a lifespan."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import functools
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import httpx
 import psycopg
 import pytest
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 
 import pgonce
 from pgonce.errors import InvalidArgument
@@ -164,6 +166,83 @@ async def test_a_body_that_does_not_end_does_not_hold_the_request(
     monkeypatch.setattr(request_body, "BODY_SECONDS", 0.05)
     headers = signed(event("customer.created")).headers
     assert (await client.post("/webhooks/stripe", content=stuck(), headers=headers)).status_code == 408
+
+
+async def read_body(request: Request) -> bytes:
+    return await request.body()
+
+
+async def read_stream(request: Request) -> list[bytes]:
+    return [chunk async for chunk in request.stream()]
+
+
+@asynccontextmanager
+async def serving(database: str, route: Callable[..., Any]) -> AsyncIterator[httpx.AsyncClient]:
+    inbox = Inbox(secrets="whsec_test", url=database)
+    api = FastAPI()
+    route.__annotations__["delivery"] = Annotated[Delivery, inbox.delivery]
+    api.post("/webhooks/stripe")(route)
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    async with inbox.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        yield client
+
+
+async def test_a_body_that_the_route_has_read_already_is_received(database: str, conn: Connection) -> None:
+    async def route(delivery: Any, payload: dict[str, Any], raw: Annotated[bytes, Depends(read_body)]) -> None:
+        assert payload == delivery.event.payload == json.loads(raw)
+
+    async with serving(database, route) as client:
+        made = event("customer.created")
+        assert (await deliver(client, made)).status_code == 200
+        assert (await deliver(client, made, secret="whsec_other")).status_code == 400
+        padded = signed(b'{"id": "evt_1", "type": "a.b", "x": "%s"}' % (b"x" * 1_000_000))
+        assert (await client.post("/webhooks/stripe", content=padded.body, headers=padded.headers)).status_code == 413
+    assert status(conn) == "succeeded"
+
+
+async def test_a_body_that_is_gone_is_named_at_once(
+    database: str, conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def route(gone: Annotated[Any, Depends(read_stream)], delivery: Any) -> None:
+        pytest.fail("the route was called")
+
+    async with serving(database, route) as client:
+        assert (await deliver(client, event("customer.created"))).status_code == 500
+    assert "the body was read before inbox.delivery" in caplog.text
+    assert status(conn) is None
+
+
+def plain(delivery: Any) -> None: ...
+
+
+async def generator(delivery: Any) -> AsyncIterator[int]:
+    yield 1
+
+
+def plain_generator(delivery: Any) -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("route", [plain, generator, plain_generator])
+async def test_a_route_that_cannot_write_before_the_commit_is_refused(
+    database: str, conn: Connection, route: Callable[..., Any]
+) -> None:
+    async with serving(database, route) as client:
+        assert (await deliver(client, event("customer.created"))).status_code == 500
+    assert status(conn) is None
+
+
+async def test_a_wrapped_route_is_as_good_as_what_it_wraps(database: str, conn: Connection) -> None:
+    async def route(delivery: Any) -> None:
+        await delivery.tx.execute("select 1")
+
+    @functools.wraps(route)
+    async def wrapped(*args: Any, **named: Any) -> None:
+        await route(*args, **named)
+
+    async with serving(database, wrapped) as client:
+        assert (await deliver(client, event("customer.created"))).status_code == 200
+    assert status(conn) == "succeeded"
 
 
 async def test_refused_deliveries_are_counted(
