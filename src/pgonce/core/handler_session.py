@@ -3,6 +3,8 @@
 # ruff: noqa: SLF001 -- psycopg has no public way to forget prepared statements
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 UNLOCK = "pg_catalog.pg_advisory_unlock_all()"
@@ -43,10 +45,15 @@ class HandlerSession(ClientState):
     """A connection that handlers get.
 
     Inside the ``with`` block ``conn.commit()`` and ``conn.rollback()`` raise, as inside ``conn.transaction()``.
+
+    Args:
+        conn: the connection.
+        unlimited: of `answered_within`, for the block in which a handler has the connection.
     """
 
-    def __init__(self, conn: Any) -> None:
+    def __init__(self, conn: Any, unlimited: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(conn)
+        self.unlimited = unlimited
         self.is_new = True
         """Whether no handler has had the connection since the last reset. Set it to False before a handler gets it."""
 

@@ -23,7 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core import database
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute_async import call, connection, execute
-from pgonce.core.hanging import answered_within
+from pgonce.core.hanging import HANGS, answered_within
 from pgonce.core.lifespan import Receive, Scope, Send, follow_lifespan
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema, check_text
@@ -198,8 +198,11 @@ class Receiver:
     async def _beat(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
         """Write or refresh this process's row for ``pgonce ps``. Without it deliveries are received, too."""
         try:
-            if not await call(pool, beat_process(self._registration.id, 0, []), self._schema):
-                self._registration.started_at = await call(pool, self._registration.registering(), self._schema)
+            async with connection(pool) as conn:
+                with answered_within(HANGS, conn):
+                    if not await execute(conn, beat_process(self._registration.id, 0, []), self._schema):
+                        registering = self._registration.registering()
+                        self._registration.started_at = await execute(conn, registering, self._schema)
         except (PgonceError, psycopg.Error) as error:
             log.warning("this receiver is not in the list of processes now: %s", summary(error))
 

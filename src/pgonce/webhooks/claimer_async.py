@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 import psycopg
 
@@ -29,10 +30,12 @@ FULL_LOOK = 5.0
 MARGIN = timedelta(seconds=2)
 """How far behind the newest due time a late commit may be and still be found at once."""
 HANGS = 75.0
-"""Seconds after which a claim without an answer is given up, because all consumers wait for it. A trigger of the
-application's may make it slow."""
+"""Seconds after which a worker's statements without an answer are given up. All consumers wait for a claim, and each
+for its marks and commits. A trigger of the application's may make them slow."""
 SINGLY = 60.0
 """Seconds for which events are claimed one by one, after the database has refused to claim a batch."""
+
+T = TypeVar("T")
 
 log = logging.getLogger("pgonce")
 
@@ -154,15 +157,20 @@ class AsyncClaimer:
         )
         if time.monotonic() >= self._singly_until:
             try:
-                return await self._call(wanted())
+                return await self.call(wanted(), synced=False)
             except (PgonceError, psycopg.Error) as error:
                 if is_database_fault(error):
                     raise
                 log.warning("a batch could not be claimed, so events are claimed one by one: %s", summary(error))
                 self._singly_until = time.monotonic() + SINGLY
-        return await self._call(wanted(singly=True))
+        return await self.call(wanted(singly=True), synced=False)
 
-    async def _call(self, claim: Call[list[Event]]) -> list[Event]:
+    async def call(self, wanted: Call[T], *, synced: bool = True) -> T:
+        """Run a call of the worker's on a connection of its pool, in a transaction of its own.
+
+        Raises:
+            DatabaseUnavailable: there is no answer within `HANGS`.
+        """
         async with connection(self.pool) as conn:
             with answered_within(HANGS, conn):
-                return await execute(conn, claim, self.schema, synced=False)
+                return await execute(conn, wanted, self.schema, synced=synced)

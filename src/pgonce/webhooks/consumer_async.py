@@ -10,9 +10,7 @@ from typing import TypeVar
 
 import psycopg
 
-from pgonce.core.call import Call
 from pgonce.core.concurrency_async import asked_to_stop
-from pgonce.core.execute_async import call
 from pgonce.errors import PgonceError
 from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event
@@ -98,7 +96,7 @@ class AsyncConsumer:
             elif handlers is not None:
                 unhandled.append(event)
         if unhandled:  # handed over by the receiver; another app may have a handler
-            await self._call(calls_queue.release_webhooks(unhandled))
+            await self._claimer.call(calls_queue.release_webhooks(unhandled))
         self._batches_first = not self._batches_first
         waiting = deque(batches.items())
         try:
@@ -123,7 +121,7 @@ class AsyncConsumer:
             if handlers and await self._is_twin(event):
                 return None
             if key is not None:  # recorded by a client that did not know that events of this type have an order
-                await self._call(calls_queue.order_webhook(event, key))
+                await self._claimer.call(calls_queue.order_webhook(event, key))
                 return None
         except (PgonceError, psycopg.Error) as error:  # a trigger refuses it: the others of the batch go on
             if is_database_fault(error):
@@ -136,13 +134,10 @@ class AsyncConsumer:
         """Ignore an event whose twin, thin or snapshot, is handled by this app instead, or let it wait for that."""
         if not self._app.matching(calls_queue.twin_type(event.type)):
             return False
-        twin, must_wait = await self._call(calls_queue.twin_of_webhook(event))
+        twin, must_wait = await self._claimer.call(calls_queue.twin_of_webhook(event))
         ignored = calls.ignore_webhook(claim_of(event), f"twin of {twin}")
         end = calls_queue.postpone_webhook(claim_of(event), calls_queue.TWIN_EVERY) if must_wait else ignored
-        return twin is not None and await self._call(end)
-
-    async def _call(self, wanted: Call[T]) -> T:
-        return await call(self._claimer.pool, wanted, self._claimer.schema)
+        return twin is not None and await self._claimer.call(end)
 
     def _adapt(self, done: int, seconds: float) -> None:
         """Double the size after a full batch, if twice as many events would be done within `CHAIN` seconds, too.

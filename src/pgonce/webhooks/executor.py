@@ -20,7 +20,7 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, time_limit
-from pgonce.core.execute import call, execute, last_value, run, send, settings
+from pgonce.core.execute import execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
@@ -135,7 +135,7 @@ class Executor:
                 transaction = None
             else:
                 began = time.monotonic()
-                error = self._call_handlers(conn, event, handlers)
+                error = self._call_handlers(conn, session, event, handlers)
                 if error is None:
                     following = take(work, until)
                     is_durable = following is None or any(handler.durable == "each" for handler in handlers)
@@ -209,14 +209,17 @@ class Executor:
             roll_back(conn, session)
         return None, None
 
-    def _call_handlers(self, conn: Connection[Any], event: Event, handlers: Sequence[Handler]) -> BaseException | None:
+    def _call_handlers(
+        self, conn: Connection[Any], session: HandlerSession, event: Event, handlers: Sequence[Handler]
+    ) -> BaseException | None:
         """Run the handlers of one event in its transaction; returns what one of them raised."""
         limit = min((handler.timeout for handler in handlers if handler.timeout), default=None)
         try:
             if event.order_key is not None and (types := self._app.coalesced_types(event.type)):
                 execute(conn, calls_queue.coalesce_webhooks(event, *types), self._schema)
-            with time_limit(conn, limit, partial(self._expire, [event])):
-                call_handlers(conn, event, handlers, self._schema)
+            with session.unlimited():
+                with time_limit(conn, limit, partial(self._expire, [event])):
+                    call_handlers(conn, event, handlers, self._schema)
             check_open(conn)
         except BaseException as error:
             if asked_to_stop(error):
@@ -256,13 +259,13 @@ class Executor:
         self, event: Event, error: BaseException, began: float | None = None, conn: Connection[Any] | None = None
     ) -> bool | int:
         """Record why an attempt has ended. If the database refuses the handler's decision, the attempt has failed."""
-        write: Any = partial(call, self._pool) if conn is None else partial(execute, conn)
+        write: Any = self._claimer.call if conn is None else partial(execute, conn, schema=self._schema)
         try:
-            recorded: bool | int = write(self._outcome(event, error, began), self._schema)
+            recorded: bool | int = write(self._outcome(event, error, began))
         except (PgonceError, psycopg.Error) as refusal:
             if is_database_fault(refusal) or not isinstance(error, Ignored | Postponed):
                 raise
-            recorded = write(self._outcome(event, refusal, began), self._schema)
+            recorded = write(self._outcome(event, refusal, began))
         return recorded
 
     def _expire(self, events: Sequence[Event], error: BaseException) -> None:
@@ -277,7 +280,7 @@ class Executor:
         left += [event for _, events in take_all(batches) for event in events]
         if left:
             try:
-                call(self._pool, calls_queue.release_webhooks(left), self._schema, synced=False)
+                self._claimer.call(calls_queue.release_webhooks(left), synced=False)
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s events come back when their leases run out: %s", len(left), summary(error))
         return True
@@ -300,9 +303,10 @@ class Executor:
                 mine = set(ids.split(","))
                 marked = [event for event in events if str(claim_of(event).id) in mine]
                 used = conn
-                with time_limit(conn, handler.timeout, partial(self._expire, events)):
-                    if marked:
-                        call_batch_handler(conn, marked, handler)
+                with session.unlimited():
+                    with time_limit(conn, handler.timeout, partial(self._expire, events)):
+                        if marked:
+                            call_batch_handler(conn, marked, handler)
                 check_open(conn)
                 results, failure = send_if_same(conn, transaction, f"{_SYNCED}; commit; {RESET}")
                 if failure is None:
@@ -332,15 +336,15 @@ class Executor:
         if is_conflict(error):
             step_aside()
         if len(events) > 1 and self._conflicts.are_retried(error, events):
-            call(self._pool, calls_queue.release_webhooks(events), self._schema, synced=False)
+            self._claimer.call(calls_queue.release_webhooks(events), synced=False)
         elif len(events) > 1:
             for event in events:
-                if not call(self._pool, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema):
+                if not self._claimer.call(calls_queue.fail_committed_webhook(event, _trace(error))):
                     self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
                     log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
         elif error is not self._expired and not self.record(events[0], error):
-            call(self._pool, calls_queue.fail_committed_webhook(events[0], _trace(error)), self._schema)
+            self._claimer.call(calls_queue.fail_committed_webhook(events[0], _trace(error)))
 
     # The handler's own transaction ----------------------------------------------------------------------------------
     def handle_in_own_transaction(self, event: Event, handler: Handler) -> None:
@@ -358,7 +362,7 @@ class Executor:
             error = raised
         statuses: dict[Any, str] = {}
         try:
-            statuses = call(self._pool, calls_queue.statuses_of_claims([event]), self._schema)
+            statuses = self._claimer.call(calls_queue.statuses_of_claims([event]))
         except (PgonceError, psycopg.Error):
             if error is None:
                 raise

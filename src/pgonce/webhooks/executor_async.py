@@ -19,7 +19,7 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.concurrency_async import asked_to_stop, in_thread, meanwhile, time_limit
-from pgonce.core.execute_async import call, execute, last_value, run, send, settings
+from pgonce.core.execute_async import execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
@@ -136,7 +136,7 @@ class AsyncExecutor:
                 transaction = None
             else:
                 began = time.monotonic()
-                error = await self._call_handlers(conn, event, handlers)
+                error = await self._call_handlers(conn, session, event, handlers)
                 if error is None:
                     following = take(work, until)
                     is_durable = following is None or any(handler.durable == "each" for handler in handlers)
@@ -211,15 +211,16 @@ class AsyncExecutor:
         return None, None
 
     async def _call_handlers(
-        self, conn: AsyncConnection[Any], event: Event, handlers: Sequence[Handler]
+        self, conn: AsyncConnection[Any], session: HandlerSession, event: Event, handlers: Sequence[Handler]
     ) -> BaseException | None:
         """Run the handlers of one event in its transaction; returns what one of them raised."""
         limit = min((handler.timeout for handler in handlers if handler.timeout), default=None)
         try:
             if event.order_key is not None and (types := self._app.coalesced_types(event.type)):
                 await execute(conn, calls_queue.coalesce_webhooks(event, *types), self._schema)
-            async with time_limit(conn, limit, partial(self._expire, [event])):
-                await call_handlers(conn, event, handlers, self._schema)
+            with session.unlimited():
+                async with time_limit(conn, limit, partial(self._expire, [event])):
+                    await call_handlers(conn, event, handlers, self._schema)
             check_open(conn)
         except BaseException as error:
             if asked_to_stop(error):
@@ -259,13 +260,13 @@ class AsyncExecutor:
         self, event: Event, error: BaseException, began: float | None = None, conn: AsyncConnection[Any] | None = None
     ) -> bool | int:
         """Record why an attempt has ended. If the database refuses the handler's decision, the attempt has failed."""
-        write: Any = partial(call, self._pool) if conn is None else partial(execute, conn)
+        write: Any = self._claimer.call if conn is None else partial(execute, conn, schema=self._schema)
         try:
-            recorded: bool | int = await write(self._outcome(event, error, began), self._schema)
+            recorded: bool | int = await write(self._outcome(event, error, began))
         except (PgonceError, psycopg.Error) as refusal:
             if is_database_fault(refusal) or not isinstance(error, Ignored | Postponed):
                 raise
-            recorded = await write(self._outcome(event, refusal, began), self._schema)
+            recorded = await write(self._outcome(event, refusal, began))
         return recorded
 
     async def _expire(self, events: Sequence[Event], error: BaseException) -> None:
@@ -280,7 +281,7 @@ class AsyncExecutor:
         left += [event for _, events in take_all(batches) for event in events]
         if left:
             try:
-                await call(self._pool, calls_queue.release_webhooks(left), self._schema, synced=False)
+                await self._claimer.call(calls_queue.release_webhooks(left), synced=False)
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s events come back when their leases run out: %s", len(left), summary(error))
         return True
@@ -303,9 +304,10 @@ class AsyncExecutor:
                 mine = set(ids.split(","))
                 marked = [event for event in events if str(claim_of(event).id) in mine]
                 used = conn
-                async with time_limit(conn, handler.timeout, partial(self._expire, events)):
-                    if marked:
-                        await call_batch_handler(conn, marked, handler)
+                with session.unlimited():
+                    async with time_limit(conn, handler.timeout, partial(self._expire, events)):
+                        if marked:
+                            await call_batch_handler(conn, marked, handler)
                 check_open(conn)
                 results, failure = await send_if_same(conn, transaction, f"{_SYNCED}; commit; {RESET}")
                 if failure is None:
@@ -335,15 +337,15 @@ class AsyncExecutor:
         if is_conflict(error):
             await step_aside()
         if len(events) > 1 and self._conflicts.are_retried(error, events):
-            await call(self._pool, calls_queue.release_webhooks(events), self._schema, synced=False)
+            await self._claimer.call(calls_queue.release_webhooks(events), synced=False)
         elif len(events) > 1:
             for event in events:
-                if not await call(self._pool, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema):
+                if not await self._claimer.call(calls_queue.fail_committed_webhook(event, _trace(error))):
                     await self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
                     log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
         elif error is not self._expired and not await self.record(events[0], error):
-            await call(self._pool, calls_queue.fail_committed_webhook(events[0], _trace(error)), self._schema)
+            await self._claimer.call(calls_queue.fail_committed_webhook(events[0], _trace(error)))
 
     # The handler's own transaction ----------------------------------------------------------------------------------
     async def handle_in_own_transaction(self, event: Event, handler: Handler) -> None:
@@ -361,7 +363,7 @@ class AsyncExecutor:
             error = raised
         statuses: dict[Any, str] = {}
         try:
-            statuses = await call(self._pool, calls_queue.statuses_of_claims([event]), self._schema)
+            statuses = await self._claimer.call(calls_queue.statuses_of_claims([event]))
         except (PgonceError, psycopg.Error):
             if error is None:
                 raise

@@ -19,10 +19,12 @@ from pgonce.core.connection_reset import close_if_busy
 from pgonce.core.execute import Pool, connection, execute, run, send
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
+from pgonce.core.hanging import answered_within
 from pgonce.core.lent_connection import was_lost
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_queue import claim_of, statuses_of_claims
+from pgonce.webhooks.claimer import HANGS
 from pgonce.webhooks.handling import ids_of
 
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
@@ -47,9 +49,12 @@ log = logging.getLogger("pgonce")
 
 @contextmanager
 def handler_connection(pool: Pool) -> Iterator[tuple[Connection[Any], HandlerSession]]:
-    """A connection for handlers; it is reset before it is returned to the pool."""
+    """A connection for handlers; it is reset before it is returned to the pool.
+
+    It is cut if what is not the user's takes longer than `HANGS`: a COMMIT without an answer would end the consumer.
+    """
     with connection(pool) as conn:
-        with HandlerSession(conn) as session:
+        with answered_within(HANGS, conn) as unlimited, HandlerSession(conn, unlimited) as session:
             try:
                 yield conn, session
             finally:
@@ -136,8 +141,9 @@ def call_back_all(pool: Pool, schema: str, committed: Sequence[Event], *, is_dur
     if events and not is_durable:
         try:
             with connection(pool) as conn:
-                run(conn, _FLUSH)
-                statuses = execute(conn, statuses_of_claims(events), schema)
+                with answered_within(HANGS, conn):
+                    run(conn, _FLUSH)
+                    statuses = execute(conn, statuses_of_claims(events), schema)
         except (PgonceError, psycopg.Error) as error:
             log.warning("after_commit of %s events was not called: %s", len(events), summary(error))
             return

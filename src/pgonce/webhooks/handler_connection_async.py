@@ -18,10 +18,12 @@ from pgonce.core.connection_reset_async import close_if_busy
 from pgonce.core.execute_async import Pool, connection, execute, run, send
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
+from pgonce.core.hanging import answered_within
 from pgonce.core.lent_connection import was_lost
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_queue import claim_of, statuses_of_claims
+from pgonce.webhooks.claimer_async import HANGS
 from pgonce.webhooks.handling_async import ids_of
 
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
@@ -46,9 +48,12 @@ log = logging.getLogger("pgonce")
 
 @asynccontextmanager
 async def handler_connection(pool: Pool) -> AsyncIterator[tuple[AsyncConnection[Any], HandlerSession]]:
-    """A connection for handlers; it is reset before it is returned to the pool."""
+    """A connection for handlers; it is reset before it is returned to the pool.
+
+    It is cut if what is not the user's takes longer than `HANGS`: a COMMIT without an answer would end the consumer.
+    """
     async with connection(pool) as conn:
-        with HandlerSession(conn) as session:
+        with answered_within(HANGS, conn) as unlimited, HandlerSession(conn, unlimited) as session:
             try:
                 yield conn, session
             finally:
@@ -137,8 +142,9 @@ async def call_back_all(pool: Pool, schema: str, committed: Sequence[Event], *, 
     if events and not is_durable:
         try:
             async with connection(pool) as conn:
-                await run(conn, _FLUSH)
-                statuses = await execute(conn, statuses_of_claims(events), schema)
+                with answered_within(HANGS, conn):
+                    await run(conn, _FLUSH)
+                    statuses = await execute(conn, statuses_of_claims(events), schema)
         except (PgonceError, psycopg.Error) as error:
             log.warning("after_commit of %s events was not called: %s", len(events), summary(error))
             return

@@ -7,10 +7,14 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import psycopg
 
-from pgonce.core.execute import Pool, call
+from pgonce.core.call import Call
+from pgonce.core.database import ANSWER_WITHIN
+from pgonce.core.execute import Pool, connection, execute
+from pgonce.core.hanging import answered_within
 from pgonce.core.processes import Registration, count_live_processes
 from pgonce.errors import PgonceError, summary
 from pgonce.webhooks import calls_queue
@@ -25,6 +29,8 @@ LOOK_BACK_EVERY = 30.0
 MANY = 8
 """Processes. If there are so many, each uses one thread while its batches are short, because more transactions at a
 time than the server has cores make it slower."""
+
+T = TypeVar("T")
 
 log = logging.getLogger("pgonce")
 
@@ -69,7 +75,7 @@ class Upkeep:
                 if time.monotonic() >= upkeep_at:
                     upkeep_at = time.monotonic() + UPKEEP_EVERY * random.uniform(0.75, 1.25)  # noqa: S311
                     self._do_round()
-                if call(self._pool, step_replays(), self._schema):
+                if self.call(step_replays()):
                     replaying_until = time.monotonic() + LOOK_BACK_EVERY  # its events may take some time
                     self._wake()
             except (PgonceError, psycopg.Error) as error:
@@ -82,9 +88,14 @@ class Upkeep:
             if stop.wait(max(pause, 0.01)):
                 return
 
+    def call(self, wanted: Call[T]) -> T:
+        """Run a call of the worker's, which is given up if it gets no answer."""
+        with connection(self._pool) as conn, answered_within(ANSWER_WITHIN, conn):
+            return execute(conn, wanted, self._schema)
+
     def _do_round(self) -> None:
         self._registration.beat(self._pool, self._busy())
-        if call(self._pool, calls_queue.ignore_unhandled_webhooks(), self._schema):
+        if self.call(calls_queue.ignore_unhandled_webhooks()):
             log.info("events of types that no process handles were ignored: see `pgonce webhook ls --status ignored`")
         if time.monotonic() - self._looked_back > LOOK_BACK_EVERY:
             self.look_back()
@@ -95,10 +106,10 @@ class Upkeep:
         It is called repeatedly: a worker that did not know of this one yet may ignore an event after the first call.
         """
         self._looked_back = time.monotonic()
-        self.is_one_of_many = call(self._pool, count_live_processes("events"), self._schema) >= MANY
-        while self._types and (taken := call(self._pool, calls_queue.take_back_webhooks(self._types), self._schema)):
+        self.is_one_of_many = self.call(count_live_processes("events")) >= MANY
+        while self._types and (taken := self.call(calls_queue.take_back_webhooks(self._types))):
             log.info("%s events of the last day have a handler now and are queued again", taken)
             self._wake()
-        if self._adopt and (adopted := call(self._pool, calls_queue.adopt_webhooks(), self._schema)):
+        if self._adopt and (adopted := self.call(calls_queue.adopt_webhooks())):
             log.info("%s events of direct clients had no live lease: queued", adopted)
             self._wake()

@@ -23,7 +23,6 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from pgonce.core import database, event_loop
 from pgonce.core.concurrency_async import asked_to_stop
 from pgonce.core.event_loop import EventLoop
-from pgonce.core.execute import call
 from pgonce.core.processes import Registration
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema, check_seconds
 from pgonce.core.service import Service, join_all
@@ -219,7 +218,7 @@ class Worker(Service):
     def _release_handed(self) -> None:
         if left := [*self._handed, *self._handed_async]:
             with suppress(PgonceError, psycopg.Error):  # otherwise they are due again when their leases expire
-                call(self._pool, calls_queue.release_webhooks(left), self._schema)
+                self._upkeep.call(calls_queue.release_webhooks(left))
 
     def _consume(self, claimer: Claimer, *, rests_first: bool) -> None:
         consumer = Consumer(self._app, claimer, self._renew)
@@ -245,7 +244,7 @@ class Worker(Service):
 
     def _renew(self, event: Event) -> bool:
         try:
-            return call(self._pool, calls_queue.renew_webhook(event), self._schema)
+            return self._upkeep.call(calls_queue.renew_webhook(event))
         except (PgonceError, psycopg.Error) as error:
             log.warning("the lease of event %s is not renewed now: %s", event.id, summary(error))
             return True

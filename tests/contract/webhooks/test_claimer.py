@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from psycopg import Connection
+from psycopg import AsyncConnection, Connection
 
 import pgonce
 from pgonce.core import database as databases
 from pgonce.core.execute import call
-from pgonce.webhooks import claimer, stripe
+from pgonce.webhooks import claimer, claimer_async, handler_connection, handler_connection_async, stripe
 from pgonce.webhooks.calls import queue_webhooks
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimer import Claimer
@@ -22,20 +22,38 @@ from tests.conftest import wait_until
 from tests.faults.proxy import proxy
 
 
-def test_a_claim_without_an_answer_stops_no_consumer_for_ever(
-    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("statement", [b"pgonce_claim_webhooks", b"pgonce_mark_webhook", b"; commit; "])
+def test_a_statement_without_an_answer_stops_no_consumer_for_ever(
+    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch, kind: str, statement: bytes
 ) -> None:
-    monkeypatch.setattr(claimer, "HANGS", 0.5)
+    for module in (claimer, handler_connection) if kind == "sync" else (claimer_async, handler_connection_async):
+        monkeypatch.setattr(module, "HANGS", 0.5)
     app = pgonce.App()
-    app.webhook("a.b")(lambda _event, _tx: None)
-    body = stripe.read(b'{"id": "evt_1", "type": "a.b", "object": "event"}')
-    with proxy(database) as network:
-        network.hold(b"pgonce_claim_webhooks")  # it is never released
-        with databases.open_pool(database, 1) as pool, Worker(app, network.url, poll=0.05):
-            call(pool, queue_webhooks([body], [None]), "public")
-            succeeded = "select from webhook_events where status = 'succeeded'"
-            wait_until(lambda: conn.execute(succeeded).rowcount == 1, "the event is handled")
+    conn.execute("create table effects (event text)")
+    insert = "insert into effects values (%s)"
+
+    def effect(event: pgonce.Event, tx: Connection[Any]) -> None:
+        tx.execute(insert, [event.id])
+
+    async def effect_async(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        await tx.execute(insert, [event.id])
+
+    app.webhook("a.b")(effect if kind == "sync" else effect_async)
+    bodies = [stripe.read(b'{"id": "evt_%d", "type": "a.b", "object": "event"}' % nr) for nr in range(2)]
+    succeeded = "select from webhook_events where status = 'succeeded'"
+    with proxy(database) as network, databases.open_pool(database, 1) as pool:
+        held = network.hold(statement)  # it is never released
+        with Worker(app, network.url, poll=0.05, concurrency=1):
+            call(pool, queue_webhooks(bodies[:1], [None]), "public")
+            held.wait()
+            call(pool, queue_webhooks(bodies[1:], [None]), "public")
+            wait_until(lambda: conn.execute(succeeded).rowcount >= 1, "the other event is handled")
             network.cut()
+            conn.execute("update webhook_events set lease_expires_at = clock_timestamp() where status = 'processing'")
+            conn.execute("update webhook_events set next_attempt_at = clock_timestamp() where status = 'processing'")
+            wait_until(lambda: conn.execute(succeeded).rowcount == 2, "both events are handled")
+    assert sorted(conn.execute("select event from effects").fetchall()) == [("evt_0",), ("evt_1",)]
 
 
 def test_a_claim_takes_events_for_all_consumers_that_wait_meanwhile(
