@@ -20,6 +20,8 @@ from pgonce.webhooks.event_types import doubts
 
 INDENT = " " * 10
 WIDTH = 100
+MOST_JOBS = 50
+"""Jobs that are named: an app that registers one for each customer has thousands."""
 
 
 def announce(text: str) -> None:
@@ -60,7 +62,10 @@ def describe_jobs(app: App, option: str | None) -> str:
     if not planned:
         return "jobs      none is scheduled"
     now = datetime.now(UTC)
-    return _line("jobs", [f"{name} next {_next_tick(plan, now)}" for name, plan in planned], " · ")
+    items = [f"{name} next {_next_tick(plan, now)}" for name, plan in planned[:MOST_JOBS]]
+    if more := len(planned) - len(items):
+        items.append(f"{more:,} more: `pgonce job schedule`")
+    return _line("jobs", items, " · ")
 
 
 def _next_tick(plan: Plan, now: datetime) -> str:

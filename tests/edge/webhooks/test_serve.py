@@ -174,6 +174,15 @@ def test_each_job_has_its_next_tick_in_its_own_time_zone() -> None:
     assert "-02-29 06:00 America/New_York" in line
 
 
+def test_of_thousands_of_jobs_some_are_named_and_the_others_are_counted() -> None:
+    app = pgonce.App()
+    for number in range(2_000):
+        app.job(f"tenant_{number}", every="1 day")(lambda run: run.processed())
+    line = " ".join(describe_jobs(app, None).split())
+    assert line.count(" next ") == 50
+    assert line.endswith("1,950 more: `pgonce job schedule`")
+
+
 def test_patterns_are_listed_once_and_a_long_list_is_wrapped() -> None:
     app = pgonce.App()
     assert describe_handlers(app, 4) == "handles   nothing: the app has no handlers"
