@@ -21,6 +21,7 @@ from pgonce.errors import (
     SourceUnfinished,
     is_transient,
 )
+from pgonce.jobs.calls_stats import list_job_runs
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls, calls_operate
 from pgonce.seeds import rejects_async as rejects
@@ -51,6 +52,21 @@ class WentBack(Exception):
 
 class _Moved(Exception):
     """The checkpoint is not where this batch begins: these rows are counted already, so roll back."""
+
+
+async def check_overlap(pool: Pool, schema: str, job: str, name: str, key: str) -> None:
+    """Check that the run that holds the key of an import of seed ``name`` is of the same seed.
+
+    Raises:
+        InvalidArgument: it is of another one: a partition "b" of seed "a" and a seed "a/b" have one key.
+    """
+    for run in await call(pool, list_job_runs(name=job, status="running", limit=1000), schema):
+        other = (run.scope or {}).get("seed_name", name)
+        if run.key == key and other != name:
+            raise InvalidArgument(
+                f"seed {name} cannot be imported beside seed {other}: the key of both runs is {key}, because a"
+                " partition's is seed/partition. Give one of the seeds another name, or import one after the other"
+            )
 
 
 async def retry_transient(pool: Pool, action: Callable[[], Result[T]]) -> T:

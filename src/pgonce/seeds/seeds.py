@@ -24,7 +24,7 @@ from pgonce.seeds import calls, calls_operate, rejects, same_source, verify
 from pgonce.seeds.batch import without_values
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
-from pgonce.seeds.importer import Import, Source, WentBack, retry_transient
+from pgonce.seeds.importer import Import, Source, WentBack, check_overlap, retry_transient
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.run_options import Outcome, Progress, RunOptions, SeedResult
 from pgonce.seeds.seed import Seed, SeedOptions, part_of, seed_of, sources_of
@@ -129,6 +129,7 @@ class Seeds:
             try:
                 with self._jobs.run(RUNNER, key=key, scope=scope, window=window) as run:
                     if run is None:
+                        check_overlap(self._pool, self._schema, RUNNER, name, key)
                         return SeedResult("overlap", at)
                     importing = Import(run, loader, self._pool, self._schema, run_options)
                     outcome, checkpoint = self._import(importing, run)

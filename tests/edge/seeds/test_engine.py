@@ -415,6 +415,23 @@ def test_a_limit_of_rows_per_second_bounds_the_batches(seeds: Seeds, table: str)
     assert result.outcome == "stopped", "in the half minute that follows these rows"
 
 
+def test_a_seed_with_the_key_of_another_ones_partition_is_refused_while_that_is_imported(
+    seeds: Seeds, table: str
+) -> None:
+    seeds.begin_partitions("s", ["b"])
+    refused = list[str]()
+
+    def import_other(_: Progress) -> None:
+        assert seeds.run("s", numbers(4), **OPTIONS, partition="b").outcome == "overlap", "its own runner is at work"
+        with pytest.raises(InvalidArgument, match="seed s/b cannot be imported beside seed s: the key of both"):
+            run(seeds, numbers(4), "s/b")
+        refused.append("yes")
+
+    run(seeds, numbers(4), partition="b", on_progress=import_other)
+    assert refused
+    run(seeds, numbers(4), "s/b")
+
+
 def test_a_reset_forgets_everything_but_the_rows_and_is_refused_while_a_runner_is_at_work(
     seeds: Seeds, table: str, conn: Conn
 ) -> None:
