@@ -248,15 +248,18 @@ def test_a_column_of_a_query_is_not_read_as_another_value(database: str, seeds: 
         ("20260102", "date"), ("20260102.0", "timestamptz"), ("array[20260102]", "date[]"), ("101", "varbit"),
         ("int4range(20260101, 20260102)", "daterange"), ("'x'::bytea", "text"), ("array['x'::bytea]", "text[]"),
         ("gen_random_uuid()", "bytea"), ("timetz '01:00+02'", "time"), ("'x'::bytea", "jsonb"),
+        ("b'101'", "int"), ("array['101'::bit(3)]", "numeric[]"), ("array[]::text[]", "jsonb"),
+        ("array[20260102]", "date"), ("'{}'::jsonb", "text[]"), ("'20260102'::jsonb", "date"),
     ):  # fmt: skip
         conn.execute(f"alter table new drop v, add v {kind}".encode())
         query = Query(database, f"select 1 as n, {value} as v", ("n",))
         for action in (seeds.run, seeds.verify, seeds.rehearse):
             with pytest.raises(InvalidArgument, match=r"^column v of .* is of type .*: convert it in the query$"):
                 action("q", query, into="new", key=("n",))
-    conn.execute("alter table new drop v, add v text")
-    assert load(seeds, Query(database, "select 1 as n, true as v", ("n",)), into="new", key=("n",)) == "complete"
-    assert conn.execute("select v from new").fetchall() == [("true",)]
+    conn.execute("alter table new drop v, add v text, add w text[]")
+    query = Query(database, "select 1 as n, true as v, array[true, null] as w", ("n",))
+    assert load(seeds, query, into="new", key=("n",)) == "complete"
+    assert conn.execute("select v, w from new").fetchall() == [("true", ["true", None])]
 
 
 @pytest.mark.parametrize(

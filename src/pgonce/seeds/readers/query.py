@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, get_args
+from typing import Any, LiteralString, get_args
 
 import psycopg
 from psycopg import Connection, sql
@@ -34,10 +34,14 @@ _MISREAD: Mapping[str, Collection[Kind]] = {
         NO_NUMBERS,
     ),
     "bytea": frozenset(get_args(Kind)) - {"bytea"},
+    **{name: {"integer", "number", "interval", "json", "bytea"} for name in ("bit", '"bit"', "bit varying")},
+    **{name: NO_NUMBERS | {"array", "interval", "bytea"} for name in ("json", "jsonb")},
     "uuid": {"bytea"},
     "time with time zone": {"zoneless"},
 }  # fmt: skip
-"""By the type in the query: kinds of columns that take its text for another value, such as 20260102 for a day."""
+"""By the type in the query: kinds of columns that take its text for another value: 20260102 for a day, the bits 101 for
+a hundred and one, the object {} for an array."""
+_BOOLEANS: Mapping[str, LiteralString] = {"boolean": "{}::text", "boolean[]": "{}::text[]"}
 # texts that the other server reads as the same values, whatever is set there; and time to read all rows
 _SETTINGS = (
     "set local client_encoding = 'UTF8'; set local datestyle = 'ISO'; set local intervalstyle = 'iso_8601';"
@@ -183,7 +187,7 @@ class Query:
             after = sql.SQL("where ({}) > ({})").format(key, self._in_order(values))
         columns = sql.SQL(", ").join(
             # true, and not t, also in a column of texts
-            sql.SQL("{}::text" if kind == "boolean" else "{}").format(sql.Identifier(name))
+            sql.SQL(_BOOLEANS.get(kind, "{}")).format(sql.Identifier(name))
             for name, kind in self._types.items()
         )
         statement = sql.SQL("copy (select {} from ({}\n) pgonce_query {} order by {}) to stdout").format(
@@ -222,7 +226,9 @@ class Query:
 
 def _is_misread(kind: str, column: Column) -> bool:
     if kind.endswith("[]"):
-        return column.element is not None and _is_misread(kind.removesuffix("[]"), column.element)
+        if column.element is None:
+            return column.kind != "text"
+        return _is_misread(kind.removesuffix("[]"), column.element)
     return column.kind in _MISREAD.get(_DIGITS.sub("", kind), ())
 
 
