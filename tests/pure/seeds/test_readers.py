@@ -513,6 +513,9 @@ def test_the_reader_is_chosen_by_the_name() -> None:
     for delimiter in ("", ";;", "ä", '"', "\n", "a"):
         with pytest.raises(InvalidArgument, match="the delimiter must be one ASCII sign"):
             CsvFile("x.csv", delimiter=delimiter)
+    for quote in ("", "''", "«", "\n", "\t", "a"):
+        with pytest.raises(InvalidArgument, match="the quote must be one ASCII sign"):
+            CsvFile("x.csv", quote=quote)
 
 
 def test_a_file_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ class Dialect:
                 raise InvalidArgument(f"the {what} must be one ASCII sign, such as , ; | or a tab: not {sign!r}")
         if self.delimiter == self.quote:
             raise InvalidArgument("the delimiter must be one ASCII sign, and not the quote")
+        if self.quote == "\t":  # COPY's text format, which is made of the file, has tabs between values
+            raise InvalidArgument("the quote must be one ASCII sign, and not a tab")
         for null in self.nulls:
             if any(sign in null for sign in (self.delimiter, "\r", "\n", *(self.quote or ()))):
                 raise InvalidArgument(f"--null {null!r} has a delimiter, a quote or a line end in it")
