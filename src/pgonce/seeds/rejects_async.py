@@ -28,7 +28,7 @@ _ROW_FAULT = ("21", "22", "23", "38", "44", "54", "P0")
 another language, check option, size limits, PL/pgSQL."""
 _BY_POLICY, _BY_RAISE = "ExecWithCheckOptions", "exec_stmt_raise"
 """Functions of the server in which an error with any SQLSTATE is caused by one row, too."""
-_INPUT_FAULT = ("42", "XX000")
+_INPUT_FAULT = ("0A", "3D", "3F", "42", "XX000")
 """Those that one row causes if COPY names the column whose value it was reading, as of regclass, ltree and hstore."""
 _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
 _VALUE = re.compile(r'(?<!encoding )".*"', re.DOTALL)

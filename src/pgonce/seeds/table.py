@@ -31,7 +31,8 @@ with tree as (select relid as oid from pg_partition_tree(%(table)s) union select
 select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersistence::text, c.relkind::text,
   {_KEY_INDEX} as key_index,
   coalesce(row_security_active(c.oid), false) as has_policies,
-  exists (select from pg_constraint join tree on tree.oid = conrelid where condeferred) as has_deferred,
+  -- those of other tables, too, whose rows refer to this one
+  exists (select from pg_constraint join tree on tree.oid in (conrelid, confrelid) where condeferred) as has_deferred,
   exists (select from pg_constraint where contype = 'f' and conrelid = c.oid and confrelid = c.oid) as refers_to_itself,
   -- 2 = update, 3 = insert
   exists (select from pg_rewrite where ev_class = c.oid and ev_type in ('2', '3') and ev_enabled <> 'D') as has_rules,

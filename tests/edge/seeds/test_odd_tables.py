@@ -488,6 +488,17 @@ def test_a_constraint_that_is_checked_at_commit_makes_rejects(seeds: Seeds, conn
     assert seeds.verify(what)["ok"]
 
 
+def test_a_constraint_of_another_table_that_is_checked_at_commit_makes_rejects(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key, note text unique)")
+    conn.execute("insert into things values (1, 'a'), (2, 'b')")
+    conn.execute("create table orders (note text references things (note) deferrable initially deferred)")
+    conn.execute("insert into orders values ('a')")
+    what = seed((1, "x"), (2, "y"), on_conflict="update", max_rejects=1)
+    assert seeds.run(what).outcome == "complete"
+    assert counts(seeds) == (0, 1, 0, 1)
+    assert seeds.verify(what)["ok"]
+
+
 @pytest.mark.parametrize("on_conflict", ["skip", "update"])
 def test_a_rule_that_replaces_the_insert_is_refused(seeds: Seeds, conn: Conn, on_conflict: Any) -> None:
     conn.execute("create table things (id int primary key, note text)")
@@ -543,16 +554,19 @@ def test_a_view_is_refused(seeds: Seeds, conn: Conn, made: str) -> None:
         seeds.run(seed((1, "a")))
 
 
-def test_a_value_that_its_type_reads_as_a_name_is_a_reject_without_the_name(seeds: Seeds, conn: Conn) -> None:
+@pytest.mark.parametrize("name", ["secret", "secret.a", "secret.public.a", "secret.a.b.c"])
+def test_a_value_that_its_type_reads_as_a_name_is_a_reject_without_the_name(
+    seeds: Seeds, conn: Conn, name: str
+) -> None:
     conn.execute("create table things (id int primary key, note regclass)")
-    what = seed((1, "pg_class"), (2, "secret"), max_rejects=1)
+    what = seed((1, "pg_class"), (2, name), max_rejects=1)
     assert seeds.run(what).outcome == "complete"
     assert counts(seeds) == (1, 0, 0, 1)
     [reject] = seeds.rejects("s")
     assert (reject.column_name, "secret" in str(reject.reason)) == ("note", False)
     assert seeds.verify(what)["ok"]
     with pytest.raises(RowRejected) as refused:
-        seeds.run(seed((1, "pg_class"), (2, "secret")), restart=True)
+        seeds.run(seed((1, "pg_class"), (2, name)), restart=True)
     assert "secret" not in str(refused.value)
 
 
