@@ -260,6 +260,8 @@ def _json(value: Any) -> str:
             return each.name
         if isinstance(each, Json | Jsonb):
             return each.obj
+        if isinstance(each, Mapping):  # and not a dict
+            return dict(each)
         if hasattr(each, "tolist"):
             return _without_numpy(each)
         return f"{_MARK}{each!s}"  # Decimal, and the digits of a file: format() would spell 1e2 as 1E+2

@@ -11,7 +11,7 @@ import enum
 import ipaddress
 import re
 from array import array
-from collections import OrderedDict, namedtuple
+from collections import ChainMap, OrderedDict, namedtuple
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -63,6 +63,7 @@ NAMES = {
     "datetime": dt.datetime, "timedelta": dt.timedelta, "UTC": dt.UTC, "timezone": dt.timezone, "Range": Range,
     "ZoneInfo": ZoneInfo,
     "nan": float("nan"), "inf": float("inf"), "Words": Words, "OrderedDict": OrderedDict, "JsonNumber": JsonNumber,
+    "ChainMap": ChainMap,
 }  # fmt: skip
 
 
