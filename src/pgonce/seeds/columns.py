@@ -56,6 +56,8 @@ class Column:
     """``generated``: a value for it is refused. ``identity``: GENERATED ALWAYS, so it can be inserted, not updated."""
     has_one_text: bool = True
     """Whether equal values are written alike. Those of numeric and citext are not: 1.0 = 1.00, and a = A."""
+    is_range: bool = False
+    """Or of multiranges."""
     equals: str = "="
     """The operator of equality, with its schema if it is the type's own: that of citext may not be on the path."""
     number: int = 0

@@ -268,5 +268,6 @@ def _column(
         kind = "zoneless" if bound == "zoneless" else "notation"
     has_one_text = base["name"] in ONE_TEXT or base["form"] == "e"
     return Column(
-        name, type_, kind, element, fields, base["delimiter"], written_by_server, has_one_text, base["equals"] or "="
+        name, type_, kind, element, fields, base["delimiter"], written_by_server, has_one_text,
+        bool(base["subtype"]), base["equals"] or "=",
     )  # fmt: skip

@@ -141,6 +141,8 @@ class ValueWriter:
         return "(" + ",".join("" if text is None else _quoted(text, '""') for text in texts) + ")"
 
     def _by_psycopg(self, value: Any, column: Column) -> str | None:
+        if isinstance(value, Range | Multirange) and not (column.is_range or column.kind == "text"):
+            raise NoForm(value, column)  # a date reads [2026-01-02,) as that day, a composite reads (,5) as its values
         for each in value if isinstance(value, Multirange) else [value]:
             if isinstance(each, Range):
                 for bound in (each.lower, each.upper):
