@@ -52,7 +52,7 @@ _PLAIN: dict[type, frozenset[Kind]] = {
     dt.time: _ALL - {"json", "zoneless"},
     dt.datetime: _ALL - {"json", "zoneless"},
     Decimal: _ALL - {"json", "integer"} - NO_NUMBERS,
-    float: _ALL - {"json", "integer", "text"} - NO_NUMBERS,
+    float: _ALL - {"json", "integer", "text", "bytea", "other"} - NO_NUMBERS,
     bool: frozenset({"boolean"}),
 }
 """The kinds of columns that read what psycopg writes of a value; for all others `ValueWriter` is called."""

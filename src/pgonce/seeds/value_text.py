@@ -197,8 +197,8 @@ def _uuid(value: Any, column: Column) -> str:
 
 def _float(value: Any, column: Column) -> str:
     if not math.isfinite(value):
-        if column.kind == "text" and math.isnan(value):
-            raise NoForm(value, column, "NaN is not text: yield None where a text is missing")
+        if math.isnan(value) and column.kind != "number":
+            raise NoForm(value, column, "NaN is a number: yield None where a value is missing")
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if column.kind == "integer" and value.is_integer():
         return str(int(value))
