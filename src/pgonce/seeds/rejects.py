@@ -34,6 +34,12 @@ _INPUT_FAULT = ("0A", "3D", "3F", "42", "XX000")
 _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
 _VALUE = re.compile(r'(?<!encoding )".*"', re.DOTALL)
 _LINE = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)
+KEPT = 32_000_000
+"""Bytes of a bad row at most of which its values are kept. jsonb holds 268 MB in all, and bytes take two each there.
+
+libpq sends what is longer in a time that grows with the square of its length, and keeps Python's global lock: 91 s for
+145 MB, in which no heartbeat was sent.
+"""
 _ORPHANS = 1000
 """Rows of a batch that may wait for the rows that they refer to; one that no row follows is tried twice."""
 _RESENT = 20
@@ -201,9 +207,10 @@ class _Rejects:
         if row is not None and any("\0" in value or "\ufffd" in value for value in values if value):
             row = None  # not what jsonb can hold, or not UTF-8: the line is kept as it is
         full = " ".join(filter(None, (error.diag.message_primary or str(error), error.diag.message_detail)))
-        self.add(index, row, None if row is not None else line, full, _why(error))
+        self.add(index, row, line, full, _why(error))
 
-    def add(self, index: int, row: dict[str, Any] | None, line: bytes | None, full: str, why: _Why) -> None:
+    def add(self, index: int, row: dict[str, Any] | None, line: bytes, full: str, why: _Why) -> None:
+        """``row``: its values, if it has them; otherwise ``line`` is kept."""
         number, cursor = self._seen + index + 1, self._batch.cursor_of(index)
         if len(self.rows) >= self._room:
             at = f"row {number:,}, cursor {json.dumps(cursor, default=str)[:200]}"
@@ -211,13 +218,14 @@ class _Rejects:
                 f"a row does not fit into {self._table}: {at}: {why}"
                 + (f" ({self._room} more rejects were allowed)" if self._room else "")
             ) from None
+        is_kept = len(line) <= KEPT
         self.rows.append({
             "row_number": number,
             "cursor": cursor,
-            "row": row,
-            "line": None if line is None else line.hex(),
+            "row": row if is_kept else None,
+            "line": line.hex() if row is None and is_kept else None,
             "sqlstate": why.sqlstate,
-            "error": full.replace("\0", "\ufffd")[:2000],
+            "error": full.replace("\0", "\ufffd")[:2000] + ("" if is_kept else " (too long: its values are not kept)"),
             "reason": why.reason.replace("\0", "\ufffd")[:500],
             "column_name": why.column,
         })  # fmt: skip

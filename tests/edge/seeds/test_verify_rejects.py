@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from pgonce.errors import InvalidArgument
+from pgonce.seeds import rejects
 from pgonce.seeds.readers import read
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
@@ -130,3 +131,23 @@ def test_a_record_that_was_repaired_in_its_place_is_missing(
     assert (found["ok"], found["rejected"]) == (True, 1), found
     path.write_text("\n".join([*lines[:-2], repaired, lines[-1], ""]))
     assert not seeds.verify(replace(what, function=read(path)))["ok"]
+
+
+def test_a_bad_row_that_is_too_long_to_be_kept_is_a_reject_without_values(
+    seeds: Seeds, conn: Conn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejects, "KEPT", 1000)
+    conn.execute("create table things (id int primary key, note text)")
+    long = "y" * 1000
+    (tmp_path / "f.csv").write_text(f'id,note\n1,a\n2,x"{long}\nx,{long}\ny,short\n3,{long}\n')
+    options: dict[str, Any] = {"into": "things", "key": ("id",), "max_rejects": 3}
+    assert seeds.run("s", read(tmp_path / "f.csv"), **options).outcome == "complete"
+    found = seeds.rejects("s")
+    assert [each.row_number for each in found] == [2, 3, 4]
+    assert [(each.row, each.line) for each in found] == [
+        (None, None),
+        (None, None),
+        ({"id": "y", "note": "short"}, None),
+    ]
+    assert ["too long: its values are not kept" in each.error for each in found] == [True, True, False]
+    assert seeds.verify("s", read(tmp_path / "f.csv"), **options)["ok"]
