@@ -121,11 +121,15 @@ class BatchBuilder:
     Args:
         sizer: says how many rows; asked anew for every batch.
         make_formatter: makes the formatter from the first row.
+        after: the cursor of the last row that is in the table, where no key keeps a row from being inserted twice.
     """
 
-    def __init__(self, sizer: BatchSizer, make_formatter: Callable[[SeedRow], RowFormatter]) -> None:
+    def __init__(
+        self, sizer: BatchSizer, make_formatter: Callable[[SeedRow], RowFormatter], after: Cursor | None = None
+    ) -> None:
         self._sizer = sizer
         self._make = make_formatter
+        self._after = after
         self._formatter: RowFormatter | None = None
         self._cursors: list[Cursor] = []
         self._parts: list[bytes] = []
@@ -140,6 +144,11 @@ class BatchBuilder:
         done = None
         if type(cursor) not in _SCALARS:
             cursor = frozen_cursor(cursor, self._cursor)
+        if self._after is not None and cursor == self._after:
+            raise InvalidArgument(
+                f"the source yields the cursor {json.dumps(cursor)[:200]} again, after which it was asked to resume: "
+                "without a key this row would be inserted a second time. Yield only what comes after the cursor"
+            )
         if len(self._cursors) >= self._size:
             if cursor is not self._cursor and as_jsonb(cursor) != as_jsonb(self._cursor):
                 done = self.finish()

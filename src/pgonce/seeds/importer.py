@@ -108,7 +108,8 @@ def batches(loader: TableLoader, source: Source, cursor: Cursor | None, sizer: B
         needs_rows = getattr(source, "needs_rows", None)
         if needs_rows is None or not needs_rows(loader.facts.columns):
             return join_blocks(offered, cursor, sizer)
-    return batches_of(source(cursor), BatchBuilder(sizer, _formatter(loader, source)))
+    builder = BatchBuilder(sizer, _formatter(loader, source), None if loader.seed.key else cursor)
+    return batches_of(source(cursor), builder)
 
 
 class Import:
