@@ -59,6 +59,12 @@ def result_of(function: Callable[..., Any]) -> Any:
     return function(1, 2)
 
 
+def with_other_key(pattern: str, other: str) -> Any:
+    app = pgonce.App()
+    app.webhook(pattern, ordered=True)(handler)
+    return app.webhook(other, ordered=True, key=one)(lambda event, tx: None)
+
+
 def webhook(*args: Any, **options: Any) -> Register:
     return pgonce.App().webhook(*args, **options)
 
@@ -144,6 +150,8 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("durable={}", lambda: webhook("a", durable={}), 'durable of a is "chain" or "each", not {}'),
     ("ordered=True, coalesce=True", lambda: webhook("a", ordered=True, coalesce=True),
      "a has ordered and coalesce: ordered=True handles every event, coalesce=True one of several"),
+    ('coalesce=True, transaction="own"', lambda: webhook("a", coalesce=True, transaction="own"),
+     'a has coalesce and transaction="own": it cannot leave events out in a transaction of yours'),
     ("key=lambda: ...", lambda: webhook("a", ordered=True, key=lambda: "x"),
      "the key of a, <lambda>, takes (), but is called with (event): write def function(event)"),
     ("key=handler", lambda: webhook("a", coalesce=True, key=handler), "the key of a, handler, takes (event: "),
@@ -181,6 +189,8 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
      "handler (a.*) and async_handler (a.b) may get the same event: "),
     ("sync and async by two globs", lambda: two(("a.*", async_handler), ("*.b", handler)),
      "async_handler (a.*) and handler (*.b) may get the same event: "),
+    ("two keys of one event", lambda: with_other_key("a.*", "a.b"),
+     "handler (a.*) and <lambda> (a.b) may get the same event, which has one place in an order: give both the same key= function"),
     ("one function twice", lambda: two(("a", handler), ("a", handler)), "handler handles a already: remove one decorator"),
     # jobs
     ("@app.job", lambda: job(run_job), '@app.job needs the job\'s name: write @app.job("stats_cache") above run_job'),

@@ -86,8 +86,10 @@ class WebhookRegistry:
             ordered: a worker handles events of one object one at a time, in the order they were received; one that
                 fails holds back its successors for up to an hour.
             coalesce: of several waiting events of one object the function is called for one, to fetch the present
-                state; the others are ignored, unless another function wants them. Also one at a time.
+                state; the others are ignored, unless another function wants them. Also one at a time. Not with
+                ``transaction="own"``.
             key: identifies the object, as a text; the default is account, mode, type and id of ``data.object``.
+                Functions that order one event have the same key.
             timeout: after this long, such as "30 seconds", the attempt has failed. A synchronous function cannot be
                 interrupted: its connection is closed.
             transaction: ``own`` calls ``function(event)`` without a transaction: it opens one of its own (SQLAlchemy,
@@ -108,6 +110,11 @@ class WebhookRegistry:
         if ordered and coalesce:
             raise InvalidArgument(
                 f"{pattern} has ordered and coalesce: ordered=True handles every event, coalesce=True one of several"
+            )
+        if coalesce and transaction == "own":
+            raise InvalidArgument(
+                f'{pattern} has coalesce and transaction="own": it cannot leave events out in a transaction of yours, '
+                "so use ordered=True"
             )
         if key is not None:
             if not callable(key):
@@ -156,7 +163,7 @@ class WebhookRegistry:
 
         Raises:
             InvalidArgument: it cannot share an event with an earlier one: one is a coroutine function and the other is
-                not, one takes a batch or has a transaction of its own, or both are the same function.
+                not, one takes a batch or has a transaction of its own, their keys differ, or they are the same.
         """
         for other in self.handlers:
             if not overlap(handler.pattern, other.pattern):
@@ -171,6 +178,10 @@ class WebhookRegistry:
             if handler.kind != "shared" or other.kind != "shared":
                 raise InvalidArgument(
                     f"{both} may get the same event, so neither may be a batch or have a transaction of its own"
+                )
+            if handler.order != "any" != other.order and handler.key != other.key:
+                raise InvalidArgument(
+                    f"{both} may get the same event, which has one place in an order: give both the same key= function"
                 )
         self.handlers.append(handler)
         warn_if_late(self.workers, f"the handler of {handler.pattern}, {called(handler.function)},", "worker")
