@@ -108,6 +108,15 @@ def log_failure(
             log.error("a function that on_error registered raised %s", type(broken).__name__)  # noqa: TRY400
 
 
+def traceback_of(error: BaseException) -> str:
+    """The traceback with the error's text, to be stored: in the database, it is for those who may read payloads."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as broken:  # noqa: BLE001 -- Python reads attributes that a class may compute, and fail
+        found = "".join(traceback.format_tb(error.__traceback__))
+        return f"{found}{type(error).__qualname__}, which cannot be printed: {type(broken).__qualname__}"
+
+
 def find_place(error: BaseException) -> str | None:
     """Where it was raised, as "sync_invoice, billing.py:88": the innermost line of the application's own code."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

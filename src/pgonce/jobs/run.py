@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -25,6 +24,7 @@ from pgonce.core.call_batcher import CallBatcher
 from pgonce.core.concurrency import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
 from pgonce.core.connection_reset import lent, resetting
 from pgonce.core.execute import LOST, Pool, call, connection, execute, is_usual, only_in, transaction, translated
+from pgonce.core.failures import traceback_of
 from pgonce.core.lent_connection import was_lost
 from pgonce.core.with_block import WithBlock
 from pgonce.errors import (
@@ -355,7 +355,7 @@ class Run:
         # an error, too, that a job raises without having looked: the stop may have reached its child process
         was_stopped = CANCELS or self._stop_seen or (isinstance(reason, BaseException) and not late)
         if isinstance(reason, BaseException):
-            reason = self._timed_out_because() if late else "".join(traceback.format_exception(reason))
+            reason = self._timed_out_because() if late else traceback_of(reason)
         reason = self._unwritten or reason
         closing = calls.fail_job_run(self.id, reason)
         if self._interruption and was_stopped:

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-import traceback
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import timedelta
@@ -24,6 +23,7 @@ from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.concurrency_async import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
 from pgonce.core.connection_reset_async import lent, resetting
 from pgonce.core.execute_async import LOST, Pool, call, connection, execute, is_usual, only_in, transaction, translated
+from pgonce.core.failures import traceback_of
 from pgonce.core.lent_connection import was_lost
 from pgonce.core.with_block import AsyncWithBlock
 from pgonce.errors import (
@@ -354,7 +354,7 @@ class AsyncRun:
         # an error, too, that a job raises without having looked: the stop may have reached its child process
         was_stopped = CANCELS or self._stop_seen or (isinstance(reason, BaseException) and not late)
         if isinstance(reason, BaseException):
-            reason = self._timed_out_because() if late else "".join(traceback.format_exception(reason))
+            reason = self._timed_out_because() if late else traceback_of(reason)
         reason = self._unwritten or reason
         closing = calls.fail_job_run(self.id, reason)
         if self._interruption and was_stopped:

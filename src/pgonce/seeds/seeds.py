@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -16,6 +15,7 @@ from psycopg_pool import ConnectionPool
 from pgonce.core import process
 from pgonce.core.concurrency import sleep
 from pgonce.core.execute import Pool, call, execute, own_connection
+from pgonce.core.failures import traceback_of
 from pgonce.core.registration import check_pool, check_schema
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard import Jobs
@@ -158,7 +158,7 @@ class Seeds:
             run.fail(error)
             raise
         except Exception as error:
-            importing.fail("".join(traceback.format_exception(error)))
+            importing.fail(traceback_of(error))
             raise
 
     def run_partition(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core import process
 from pgonce.core.concurrency_async import sleep
 from pgonce.core.execute_async import Pool, call, execute, own_connection
+from pgonce.core.failures import traceback_of
 from pgonce.core.registration import check_pool, check_schema
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard_async import AsyncJobs
@@ -159,7 +159,7 @@ class AsyncSeeds:
             await run.fail(error)
             raise
         except Exception as error:
-            await importing.fail("".join(traceback.format_exception(error)))
+            await importing.fail(traceback_of(error))
             raise
 
     async def run_partition(

@@ -20,11 +20,11 @@ _STATES = {kind.sqlstate for kind in CONFLICTS}
 
 def is_conflict(error: BaseException) -> bool:
     """Whether the error is a conflict: of psycopg, psycopg2 or asyncpg, also as SQLAlchemy or Django raises it."""
-    if type(error).__module__ == "django.db.utils":
-        found: object = error.__cause__
-    else:
-        found = getattr(error, "orig", error)
-    return (getattr(found, "sqlstate", None) or getattr(found, "pgcode", None)) in _STATES
+    try:
+        found = error.__cause__ if type(error).__module__ == "django.db.utils" else getattr(error, "orig", error)
+        return (getattr(found, "sqlstate", None) or getattr(found, "pgcode", None)) in _STATES
+    except Exception:  # noqa: BLE001 -- an exception of the application's may compute its attributes, and fail
+        return False
 
 
 class Conflicts:

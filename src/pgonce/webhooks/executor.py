@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from psycopg.pq.abc import PGresult
 from pgonce.core.call import Call
 from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, time_limit
 from pgonce.core.execute import execute, last_value, run, send, settings
-from pgonce.core.failures import log_failure
+from pgonce.core.failures import log_failure, traceback_of
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks import calls, calls_queue
@@ -239,7 +238,7 @@ class Executor:
                 self.record(event, error)
             return
         if not self.record(event, error, began, conn):  # the handler may have committed the mark
-            execute(conn, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema)
+            execute(conn, calls_queue.fail_committed_webhook(event, traceback_of(error)), self._schema)
         if is_conflict(error):
             step_aside()
 
@@ -253,7 +252,7 @@ class Executor:
             return calls_queue.release_webhooks([event])
         log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
-        return calls.fail_webhook(claim, _trace(error), self._claimer.max_attempts, took=took)
+        return calls.fail_webhook(claim, traceback_of(error), self._claimer.max_attempts, took=took)
 
     def record(
         self, event: Event, error: BaseException, began: float | None = None, conn: Connection[Any] | None = None
@@ -339,12 +338,12 @@ class Executor:
             self._claimer.call(calls_queue.release_webhooks(events), synced=False)
         elif len(events) > 1:
             for event in events:
-                if not self._claimer.call(calls_queue.fail_committed_webhook(event, _trace(error))):
+                if not self._claimer.call(calls_queue.fail_committed_webhook(event, traceback_of(error))):
                     self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
                     log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
         elif error is not self._expired and not self.record(events[0], error):
-            self._claimer.call(calls_queue.fail_committed_webhook(events[0], _trace(error)))
+            self._claimer.call(calls_queue.fail_committed_webhook(events[0], traceback_of(error)))
 
     # The handler's own transaction ----------------------------------------------------------------------------------
     def handle_in_own_transaction(self, event: Event, handler: Handler) -> None:
@@ -384,7 +383,3 @@ class Executor:
 
 def _text(results: Sequence[PGresult]) -> str:
     return (last_value(results) or b"").decode()
-
-
-def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
@@ -18,6 +17,7 @@ from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, or_undone, shielded
 from pgonce.core.connection_reset import lent, resetting
 from pgonce.core.execute import Pool, connection, execute, run, transaction, translated
+from pgonce.core.failures import traceback_of
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.hanging import HANGS, answered_within
 from pgonce.core.interval import interval
@@ -242,8 +242,7 @@ class Webhooks:
         if claim.outcome != "claimed":
             return
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
-            reason = "".join(traceback.format_exception(error))
-            shielded(self._record(calls.fail_webhook(claim, reason)))
+            shielded(self._record(calls.fail_webhook(claim, traceback_of(error))))
 
     def _record(self, end: Call[bool]) -> bool:
         with connection(self._pool, END_SECONDS) as conn:

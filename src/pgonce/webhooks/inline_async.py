@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from datetime import timedelta
@@ -17,6 +16,7 @@ from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, or_undone, shielded
 from pgonce.core.connection_reset_async import lent, resetting
 from pgonce.core.execute_async import Pool, connection, execute, run, transaction, translated
+from pgonce.core.failures import traceback_of
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.hanging import HANGS, answered_within
 from pgonce.core.interval import interval
@@ -241,8 +241,7 @@ class AsyncWebhooks:
         if claim.outcome != "claimed":
             return
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
-            reason = "".join(traceback.format_exception(error))
-            await shielded(self._record(calls.fail_webhook(claim, reason)))
+            await shielded(self._record(calls.fail_webhook(claim, traceback_of(error))))
 
     async def _record(self, end: Call[bool]) -> bool:
         async with connection(self._pool, END_SECONDS) as conn:

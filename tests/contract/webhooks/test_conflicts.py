@@ -105,3 +105,25 @@ def test_a_conflict_that_another_library_raises_is_no_failure(
         wait_until(lambda: status(conn, "evt_1")["status"] != "processing", "the event to end")
     found = status(conn, "evt_1")
     assert (found["status"], found["attempts"], failures) == ("succeeded", 1, [])
+
+
+class Computed(Exception):
+    """As a wrapper of another library's error: what is asked of it is asked of what it wraps."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"there is no response, so no {name}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_that_cannot_be_examined_is_a_failure(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
+) -> None:
+    def fail(event: pgonce.Event, _: Any) -> None:
+        if event.id == "evt_0":
+            raise Computed("boom")
+
+    register(app, database, kind, fail)
+    put("pay", "evt_0", "evt_1")
+    with Worker(app, database, poll=0.05, concurrency=1):
+        wait_until(lambda: status(conn, "evt_0")["status"] == "failed" and effects() == ["evt_1"], "both to end")
+    assert "Computed, which cannot be printed: RuntimeError" in status(conn, "evt_0")["error_message"]
