@@ -18,6 +18,7 @@ from pgonce.core.concurrency import asked_to_stop, finish, isolated, sleep
 from pgonce.core.connection_reset import close_if_busy
 from pgonce.core.execute import Pool, connection, execute, run, send
 from pgonce.core.failures import log_failure
+from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.core.hanging import answered_within
 from pgonce.core.lent_connection import was_lost
@@ -121,7 +122,8 @@ def call_back(event: Event) -> None:
     for function, context in event.after_commit_calls:
 
         def call_it(function: Callable[[], Any] = function) -> None:
-            finish(function())
+            with ends_forked_child():
+                finish(function())
 
         try:
             isolated(call_it, context)

@@ -17,6 +17,7 @@ from pgonce.core.concurrency_async import asked_to_stop, finish, isolated, sleep
 from pgonce.core.connection_reset_async import close_if_busy
 from pgonce.core.execute_async import Pool, connection, execute, run, send
 from pgonce.core.failures import log_failure
+from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.core.hanging import answered_within
 from pgonce.core.lent_connection import was_lost
@@ -122,7 +123,8 @@ async def call_back(event: Event) -> None:
     for function, context in event.after_commit_calls:
 
         async def call_it(function: Callable[[], Any] = function) -> None:
-            await finish(function())
+            with ends_forked_child():
+                await finish(function())
 
         try:
             await isolated(call_it, context)

@@ -76,6 +76,29 @@ def test_a_child_that_leaves_a_handler_ends_and_its_parent_commits_all(
     assert_handled_once(conn)
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_so_does_a_child_that_leaves_a_callback(
+    database: str, conn: psycopg.Connection[Any], app: pgonce.App, *, is_async: bool
+) -> None:
+    def callback() -> None:
+        if not forks():
+            with psycopg.connect(database) as own:
+                own.execute("insert into effects values ('before'), ('after')")
+
+    if is_async:
+
+        @app.webhook("a.b")
+        async def handle_async(event: pgonce.Event, tx: psycopg.AsyncConnection[Any]) -> None:
+            event.after_commit(callback)
+
+    else:
+        app.webhook("a.b")(lambda event, _tx: event.after_commit(callback))
+    with databases.open_pool(database, 1) as pool:
+        call(pool, queue_webhooks([stripe.read(BODY)], [None]), "public")
+    assert drain(app, url=database) == 1
+    assert_handled_once(conn)
+
+
 def test_the_same_holds_where_a_delivery_is_handled_at_once(
     database: str, conn: psycopg.Connection[Any], app: pgonce.App
 ) -> None:
