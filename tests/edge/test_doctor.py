@@ -250,6 +250,11 @@ def test_secrets_that_can_sign_nothing_are_a_failure_and_are_not_shown(
     assert "whsec_x" not in str(one)
 
 
+def test_nothing_is_said_of_secrets_where_there_are_none(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGONCE_WEBHOOK_SECRET")
+    assert found(database, "secrets") == []
+
+
 @pytest.mark.parametrize(("seconds", "state"), [(1, None), (-10, "warning"), (10, "warning"), (3600, "failure")])
 def test_a_clock_that_is_off_is_found(conn: Connection, seconds: int, state: str | None) -> None:
     clock = datetime.now(UTC) + timedelta(seconds=seconds)

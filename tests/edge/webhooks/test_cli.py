@@ -444,7 +444,7 @@ def test_send_names_what_is_not_an_event(database: str, tmp_path: Path, content:
 
 
 def test_refused_lists_reasons_and_what_they_mean(database: str, conn: Connection[Any]) -> None:
-    assert pgonce(database, "webhook", "refused") == (0, "", "none\n")
+    assert pgonce(database, "webhook", "refused") == (0, "", "no delivery was refused in that time\n")
     conn.execute("select pgonce_count_refused_deliveries('{signature,time}', '{212,1}')")
     code, out, _ = pgonce(database, "webhook", "refused")
     assert code == 0
