@@ -154,7 +154,12 @@ def refused(since: datetime | None, json_: bool, db: Database) -> None:
         (each.reason, f"{each.deliveries:,}", when(each.first_minute), when(each.last_minute), _meaning(each.reason))
         for each in found
     ]
-    print_table(["reason", "deliveries", "first (UTC)", "last (UTC)", "what it means"], rows, "no delivery was refused in that time", "what it means")
+    print_table(
+        ["reason", "deliveries", "first (UTC)", "last (UTC)", "what it means"],
+        rows,
+        "no delivery was refused in that time",
+        "what it means",
+    )
 
 
 def _meaning(reason: str) -> str:

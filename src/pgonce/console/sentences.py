@@ -161,9 +161,10 @@ def _late(facts: Facts, look: Look, missed: Sequence[MissedTick], clock: Clock) 
     if facts.oldest_due_at is None:
         said.append("No event is waiting.")
     else:
+        again = f"; {facts.waiting_again:,} of them failed before" if facts.waiting_again else ""
         said.append(
-            f"{plural(facts.waiting, 'event is', 'events are')} waiting, "
-            f"the oldest for {duration(facts.now - facts.oldest_due_at)}."
+            f"{plural(facts.waiting, 'event is', 'events are')} due, "
+            f"the oldest for {duration(facts.now - facts.oldest_due_at)}{again}."
         )
     if facts.has_schedules or facts.ticks:
         said.append(f"{plural(facts.ticks, 'tick')} started in 24 hours, {len(missed):,} missed.")
@@ -189,7 +190,7 @@ def _late(facts: Facts, look: Look, missed: Sequence[MissedTick], clock: Clock) 
     else:
         state, say = "ok", "Nothing is late."
     events_first = bool(facts.late_events) or (not late and bool(facts.retrying))
-    shown = {"state": "waiting" if facts.late_events else "failed"} if events_first else {}
+    shown = {"state": (facts.late_events and facts.oldest_due_state) or "failed"} if events_first else {}
     return Sentence(
         "late", "Late?", state, say, " ".join(said), look, "See the events" if events_first else "See the day",
         "/webhooks" if events_first else "/jobs", shown,

@@ -44,7 +44,11 @@ class Facts:
     """seen, recovered, missing; or error, if it failed."""
     waiting: int
     """Events that are due."""
+    waiting_again: int
+    """Those of them that have failed before."""
     oldest_due_at: datetime | None
+    oldest_due_state: str | None
+    """Of the oldest of them: waiting, failed, or processing, if whoever handled it has died."""
     late_events: int
     """Events due for over a minute that no handler is working on."""
     retrying: int

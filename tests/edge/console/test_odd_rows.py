@@ -89,3 +89,17 @@ def test_the_time_of_another_year_lies_beside_what_happened_then(conn: Connectio
         page.set_viewport_size({"width": width, "height": 800})
         at = "document.querySelector('#life li:first-child {}').getBoundingClientRect()"
         assert page.evaluate(f"{at.format('time')}.right <= {at.format('div')}.left"), width
+
+
+def test_late_events_are_found_by_the_first_page_s_button(conn: Connection, open_page: Open) -> None:
+    conn.execute(
+        "insert into webhook_events (stripe_event_id, event_type, status, queued, lease, next_attempt_at)"
+        " values ('evt_due', 'late.one', 'failed', true, null, now() - interval '40 minutes')"
+    )
+    page = open_page("/")
+    assert "1 event is due, the oldest for 40 min; 1 of them failed before." in page.inner_text("#q-late")
+    page.click("#q-late >> text=See the events")
+    row = page.locator("tbody tr", has_text="evt_due")
+    expect(row).to_contain_text("Due since")
+    expect(row).not_to_contain_text("Next attempt")
+    conn.execute("delete from webhook_events where stripe_event_id = 'evt_due'")

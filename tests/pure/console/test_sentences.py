@@ -26,7 +26,7 @@ def facts(**changed: Any) -> Facts:
     usual |= {
         "now": NOW, "last_received_at": NOW - timedelta(minutes=1), "refused": 0,
         "compared_at": NOW - timedelta(hours=3),
-        "compared_by": "web-1:7", "compared": COMPARED, "waiting": 0, "late_events": 0, "ticks": 86,
+        "compared_by": "web-1:7", "compared": COMPARED, "waiting": 0, "waiting_again": 0, "late_events": 0, "ticks": 86,
         "retrying": 0, "late_starts": 0, "failed_jobs": 0, "leases_counted": True, "long_handlers": 0,
         "rows_hidden": False,
         "dead": 0, "dead_causes": 0, "stale_runs": 0, "expired_leases": 0, "handled_p95": timedelta(milliseconds=180),
@@ -104,6 +104,18 @@ def test_where_a_job_compares_with_stripe_the_button_leads_to_it() -> None:
     assert (lost.button, lost.path, lost.parameters, lost.command) == (
         "Compare now …", "/job", {"name": "stripe_sync"}, None,
     )  # fmt: skip
+
+
+def test_late_events_are_shown_where_they_are() -> None:
+    due = {"waiting": 229, "late_events": 224, "oldest_due_at": NOW - timedelta(minutes=46)}
+    for state, again, said in (("waiting", 0, ""), ("failed", 229, "; 229 of them failed before")):
+        late = say(facts(**due, oldest_due_state=state, waiting_again=again))["late"]
+        assert (late.path, late.parameters) == ("/webhooks", {"state": state})
+        assert late.evidence.startswith(f"229 events are due, the oldest for 46 min{said}.")
+    retried = say(facts(retrying=2, retrying_since=NOW, waiting=1, oldest_due_state="waiting", oldest_due_at=NOW))[
+        "late"
+    ]
+    assert retried.parameters == {"state": "failed"}
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,9 @@ def test_an_event_is_late_when_nobody_has_taken_it_for_a_minute(conn: Connection
     event(conn, "evt_later", next_attempt_at="now() + interval '1 hour'")
     assert facts(conn, "waiting", "late_events") == [1, 0]
     event(conn, "evt_late", next_attempt_at="now() - interval '2 minutes'")
-    assert facts(conn, "waiting", "late_events") == [2, 1]
+    assert facts(conn, "waiting", "late_events", "waiting_again", "oldest_due_state") == [2, 1, 0, "waiting"]
+    event(conn, "evt_failed", status="'failed'", next_attempt_at="now() - interval '3 minutes'")
+    assert facts(conn, "waiting", "late_events", "waiting_again", "oldest_due_state") == [3, 2, 1, "failed"]
 
 
 def test_an_event_that_a_handler_is_at_work_on_does_not_wait(conn: Connection) -> None:
@@ -51,7 +53,7 @@ def test_an_event_that_a_handler_is_at_work_on_does_not_wait(conn: Connection) -
     event(conn, "evt_held", lease_expires_at="now() + interval '20 s'", **due)
     assert facts(conn, "waiting", "late_events", "oldest_due_at", "long_handlers") == [0, 0, None, 0]
     event(conn, "evt_lost", lease_expires_at="now() - interval '20 s'", **due)
-    assert facts(conn, "waiting", "late_events", "long_handlers") == [1, 1, 0]
+    assert facts(conn, "waiting", "late_events", "long_handlers", "oldest_due_state") == [1, 1, 0, "processing"]
 
 
 def test_metrics_and_doctor_do_not_call_late_what_is_being_handled(conn: Connection) -> None:

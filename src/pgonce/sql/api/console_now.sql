@@ -67,7 +67,7 @@ returns table (
   now timestamptz, last_received_at timestamptz,
   refused bigint, refused_reason text, silent text,
   compared_at timestamptz, compared_by text, compared jsonb,
-  waiting bigint, oldest_due_at timestamptz, late_events bigint, retrying bigint, retrying_since timestamptz,
+  waiting bigint, waiting_again bigint, oldest_due_at timestamptz, oldest_due_state text, late_events bigint, retrying bigint, retrying_since timestamptz,
   ticks bigint, late_starts bigint, late_start_of text,
   dead bigint, dead_causes bigint, dead_type text, dead_line text, dead_of_cause bigint,
   stale_runs bigint, stale_run uuid, stale_job text, failed_jobs bigint, failed_job text, failed_run uuid, expired_leases bigint,
@@ -86,12 +86,13 @@ begin
   select a.message into silent from pgonce_find_delivery_alerts(v_now) a where a.kind = 'deliveries_silent' limit 1;
   select c.checked_at, c.checked_by, c.detail into compared_at, compared_by, compared from pgonce_checks c where c.name = 'stripe';
 
-  select count(*) filter (where not d.held), min(d.due_at) filter (where not d.held),
+  select count(*) filter (where not d.held), count(*) filter (where not d.held and d.state = 'failed'),
+         min(d.due_at) filter (where not d.held), (array_agg(d.state order by d.due_at) filter (where not d.held))[1],
          count(*) filter (where not d.held and d.due_at < v_now - interval '1 minute'),
          count(*) filter (where d.held and d.lease_expires_at < v_now - interval '5 minutes'),
          (array_agg(d.stripe_event_id order by d.lease_expires_at) filter (where d.held and d.lease_expires_at < v_now - interval '5 minutes'))[1],
          min(d.lease_expires_at) filter (where d.held)
-  into waiting, oldest_due_at, late_events, long_handlers, long_handler, long_handler_since
+  into waiting, waiting_again, oldest_due_at, oldest_due_state, late_events, long_handlers, long_handler, long_handler_since
   from pgonce_due_webhooks(v_now, 10001) d;
   select count(*), min(f.received_at) into retrying, retrying_since
   from (select e.status, e.received_at from webhook_events e where e.next_attempt_at > v_now order by e.next_attempt_at limit 10001) f

@@ -204,7 +204,7 @@ comment on function pgonce_diagnose_webhook(text) is
 
 -- A handler's event stays due until the handler ends. A lease that its holder renews began before it expired.
 create or replace function pgonce_due_webhooks(p_before timestamptz, p_limit integer)
-returns table (stripe_event_id text, due_at timestamptz, lease_expires_at timestamptz, held boolean)
+returns table (stripe_event_id text, due_at timestamptz, lease_expires_at timestamptz, held boolean, state text)
 language plpgsql stable set search_path from current as $$
 #variable_conflict use_column
 declare
@@ -213,10 +213,12 @@ begin
   return query
     select e.stripe_event_id, e.next_attempt_at, e.lease_expires_at,
            e.status = 'processing' and e.lease is not null
-             and (e.lease_expires_at > v_now or pgonce_is_lease_renewed(e.id, e.lease))
+             and (e.lease_expires_at > v_now or pgonce_is_lease_renewed(e.id, e.lease)),
+           case when e.status = 'processing' and e.lease is null then 'waiting' else e.status end
     from webhook_events e
     -- a direct client's UPDATE of the status leaves next_attempt_at as it is
     where e.next_attempt_at <= p_before and e.status not in ('succeeded', 'ignored') order by e.next_attempt_at limit p_limit;
 end $$;
 comment on function pgonce_due_webhooks(timestamptz, integer) is
-  'pgonce: the first p_limit events that were due before a time. held: a handler is at work on it, so it does not wait.';
+  'pgonce: the first p_limit events that were due before a time. held: a handler is at work on it, so it does not wait. '
+  'state: waiting, processing or failed.';
