@@ -128,6 +128,19 @@ def test_three_refreshes_that_fail_are_said(open_page: Open) -> None:
     assert page.locator("#four li").count() == 4
 
 
+def test_a_refresh_that_gets_no_answer_is_said(open_page: Open) -> None:
+    page = open_page("/")
+    page.clock.install()
+    page.reload()
+    page.route("**/*", lambda _: None)  # as a database that hangs
+    with page.expect_request("**/*"):
+        page.clock.fast_forward(5_000)
+    assert page.inner_text("#refresh").startswith("Updated ")
+    page.clock.fast_forward(20_000)
+    assert page.inner_text("#refresh").startswith("Not updated since ")
+    page.unroute("**/*")
+
+
 def test_the_keys_find_move_and_help(open_page: Open) -> None:
     page = open_page("/audit")
     page.keyboard.press("/")

@@ -5,7 +5,7 @@
   const find = (id) => document.getElementById(id);
   const often = find("often"), pace = find("pace"), button = find("pause");
   const EVERY = 1000 * Number(often?.dataset.every || 5), IDLE = 600000;
-  let failed = 0, moved = Date.now(), paused = false, asking = false, ended = false;
+  let failed = 0, asked = 0, moved = Date.now(), paused = false, asking = false, ended = false;
 
   const selects = () => { const selection = getSelection(); return Boolean(selection && !selection.isCollapsed); };
   const reason = () => {
@@ -25,14 +25,17 @@
     place.textContent = text;
     place.classList.add("bad");
   };
+  const stale = () => say(`${find("refresh").dataset.stale} Load the page to try again.`);
   const tick = () => {
+    if (asking && Date.now() - asked > 3 * EVERY) stale();  // a database that hangs answers nothing, not even an error
     if (ended || show() || asking) return;
     asking = true;
+    asked = Date.now();
     htmx.trigger(body, "pgonce:refresh");
   };
   const miss = () => {
     failed += 1;
-    if (failed >= 3) say(`${find("refresh").dataset.stale} Load the page to try again.`);
+    if (failed >= 3) stale();
   };
 
   if (often && body.hasAttribute("hx-get")) {
