@@ -103,3 +103,27 @@ def test_an_option_that_a_message_names_exists() -> None:
     }
     assert len(named) > 10
     assert {each for each in named if each[1] not in known} == set()
+
+
+def leaves(group: click.Group = main, *path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command that is not a group, with its name."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found
+        if isinstance(found, click.Group):
+            yield from leaves(found, *path, name)
+        else:
+            yield " ".join((*path, name)), found
+
+
+def test_the_help_of_each_command_that_must_be_told_something_has_an_example_that_can_be_read() -> None:
+    for name, command in leaves():
+        examples = re.findall(r"(Example: |\n *)pgonce (.*)", command.help or "")
+        told = [each for each in command.params if each.required or isinstance(each, click.Argument)]
+        assert examples or not told, f"pgonce {name} --help has no example"
+        for before, example in examples:
+            assert example.startswith(name)
+            assert name == "exec" or wrong(example) is None  # what follows COMMAND is not ours
+            # a paragraph is broken at 80 columns, and a command that is broken cannot be copied
+            assert not before.strip() or len(f"  {before}pgonce {example}") <= 78, example

@@ -29,6 +29,8 @@ def cleanup(webhooks: timedelta, runs: timedelta, audit: timedelta, override_31_
     Dead letters are listed first. The rows are deleted in batches, so that no other client waits.
 
     Events that are waiting or held, running runs and the last run of each job stay, however old they are.
+
+    Example: pgonce cleanup --webhooks-older-than '120 days'
     """
     retention.check_webhook_age(webhooks, override_31_days=override_31_days)
     for letter in db.call(retention.expiring_dead_letters(webhooks)):

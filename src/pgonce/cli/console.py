@@ -20,7 +20,12 @@ from pgonce.errors import InvalidArgument, PgonceError
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8001, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
 @click.option("--prefix", default="", metavar="PATH", help="The path that comes before all pages, such as /console.")
-@click.option("--app", envvar="PGONCE_APP", metavar="MODULE:APP", help="Your pgonce.App; its name is shown.")
+@click.option(
+    "--app",
+    envvar="PGONCE_APP",
+    metavar="MODULE:APP",
+    help="Your pgonce.App: its name, its starts to come, its imports to retry.",
+)
 @click.option(
     "--proxy", "proxies", multiple=True, envvar="PGONCE_CONSOLE_PROXIES", metavar="ADDRESS",
     help="A proxy whose X-Forwarded headers count. Repeatable. [env: PGONCE_CONSOLE_PROXIES, separated by spaces]",
@@ -55,6 +60,8 @@ def console(
 
     Users with passwords come from PGONCE_CONSOLE_USERS="ops:operator:HASH,support:reader:HASH"; `pgonce console hash`
     makes a hash. Without users, and without a proxy that names them, it listens on this machine only.
+
+    Example: pgonce console --app shop:app --port 8001
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -110,7 +110,7 @@ def exec_(
     lost, and at SIGTERM and Ctrl-C. It finds PGONCE_RUN_ID, PGONCE_IDEMPOTENCY_KEY and, with --scheduled-for,
     PGONCE_SCHEDULED_FOR in its environment. Options of pgonce must be before COMMAND.
 
-    Example: pgonce exec nightly_backup --window 30m pg_dump --file /backup/shop.sql shop
+    Example: pgonce exec backup --window 30m pg_dump --file shop.sql shop
     """
     require_posix()
     # one tick has one idempotency key, in whatever time zone it was given

@@ -40,6 +40,8 @@ def run(name: str, scope: dict[str, Any], key: str | None, app: App, db: Databas
 
     A failure is retried as the job's registration says, here or by a worker, whichever comes first.
     SIGTERM, SIGHUP and Ctrl-C end the run as failed.
+
+    Example: pgonce job run birthday_letters --scope '{"batch_number": 3}'
     """
     with Interrupts(name) as interrupts:
         try:

@@ -67,7 +67,7 @@ def list_(
 
     With an option or --json it lists the runs, newest first. Times are in UTC.
 
-    Example: pgonce job ls --job birthday_letters --status failed --since '2 days'
+    Example: pgonce job ls --job birthday_letters --status failed --since 2d
     """
     runs = json_ or name is not None or status is not None or since is not None or limit is not None
     if not runs:

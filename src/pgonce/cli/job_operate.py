@@ -30,7 +30,10 @@ from pgonce.jobs.cron import CatchUp, Cron, Every, Schedule, read_plan
 @click.argument("run", type=RunId())
 @with_database
 def stop(run: str, db: Database) -> None:
-    """Request a RUN to stop. It notices at its next heartbeat; pending retries are cancelled."""
+    """Request a RUN to stop. It notices at its next heartbeat; pending retries are cancelled.
+
+    Example: pgonce job stop 4f0c
+    """
     run_id = find_run(db, run)
     if not db.call(operate.stop_run(session(db), run_id)):
         raise InvalidArgument(f"run {run_id} has ended")
@@ -47,6 +50,8 @@ def end(run: str, reason: str, db: Database) -> None:
     It has failed, without retry; the next start is a new run.
 
     This is safe even if its process is alive: nothing that it still writes through the run is committed.
+
+    Example: pgonce job end 4f0c --reason 'the host is gone'
     """
     run_id = find_run(db, run)
     if not db.call(operate.end_run(session(db), run_id, reason)):
@@ -60,7 +65,10 @@ def end(run: str, reason: str, db: Database) -> None:
 @click.option("--until", metavar="WHEN", help="When it ends by itself: '2 hours' (from now), 2026-11-23T06:00.")
 @with_database
 def pause(name: str, reason: str, until: str | None, db: Database) -> None:
-    """Pause the job NAME: no run starts until it is resumed. Runs in progress continue."""
+    """Pause the job NAME: no run starts until it is resumed. Runs in progress continue.
+
+    Example: pgonce job pause backup --reason 'the disk is full' --until 4h
+    """
     end_of_pause = None if until is None else _later(until, db)
     replaced = db.call(operate.pause_job(session(db), name, reason, end_of_pause))
     scheduled = {each.job_name for each in db.call(calls_operate.list_job_schedules())}
@@ -87,7 +95,10 @@ def _later(text: str, db: Database) -> datetime:
 @click.argument("name")
 @with_database
 def resume(name: str, db: Database) -> None:
-    """End the pause of the job NAME."""
+    """End the pause of the job NAME.
+
+    Example: pgonce job resume nightly_backup
+    """
     if not db.call(operate.resume_job(session(db), name)):
         raise InvalidArgument(f"job {name} is not paused")
     print_line(f"{name}: resumed")
@@ -107,6 +118,8 @@ def request(name: str, scope: dict[str, Any], key: str | None, wait: int, db: Da
     A worker answers within about 15 s. The command does not wait for the end of the run. If no running worker has the
     job, it exits with 1; the request stays for an hour, for a worker that starts by then. Until a worker has answered,
     the same request again is the first one.
+
+    Example: pgonce job request birthday_letters --key eu
     """
     request_id = db.call(operate.request_job_run(session(db), name, key, scope))
     answer = _answer(db, request_id, 0)
@@ -151,8 +164,13 @@ def _answer(db: Database, request_id: UUID, wait: int) -> Answer:
 @click.option("--timezone", default="UTC", show_default=True, help="Where the hours of --cron are.")
 @click.option("--key", default="", help="A job may have one schedule for each key. [default: the empty key]")
 @with_scope
-@click.option("--catch-up", type=click.Choice(["none", "last", "all"]), default="none", show_default=True)
-@click.option("--grace", default="5 minutes", show_default=True, metavar="INTERVAL", help="Later, a tick was missed.")
+@click.option(
+    "--catch-up", type=click.Choice(["none", "last", "all"]), default="none", show_default=True,
+    help="Which ticks are run that came while no worker was there.",
+)  # fmt: skip
+@click.option(
+    "--grace", default="5 minutes", show_default=True, metavar="INTERVAL", help="A tick that starts later was missed.",
+)  # fmt: skip
 @click.option("--remove", is_flag=True, help="Delete the schedule.")
 @as_json
 @with_database
@@ -174,6 +192,8 @@ def schedule(
     Without NAME all schedules are listed.
 
     Workers that have the job use it within 30 s. It replaces a schedule with the same key in their code.
+
+    Example: pgonce job schedule birthday_letters --cron '0 6 * * *'
     """
     given = [option for option, each in {"--cron": cron, "--every": every, "--remove": remove}.items() if each]
     if name is None and given:
@@ -240,7 +260,7 @@ def expect(
 
     It does not matter who starts the job: cron, for example.
 
-    Example: pgonce job expect nightly_backup --every '1 day' --grace '1 hour' --within '20 minutes'
+    Example: pgonce job expect backup --every '1 day' --within '20 minutes'
     """
     if never == (every is not None or within is not None):
         raise click.UsageError("pass --every or --within, or --never")

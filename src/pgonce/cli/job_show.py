@@ -28,6 +28,8 @@ def show(run: str, json_: bool, db: Database) -> None:
     That is its scope, counts, progress and process, what blocked it, and its traceback. Times are in UTC.
 
     RUN is its id, or the id's first four or more digits.
+
+    Example: pgonce job show 4f0c
     """
     run_id = find_run(db, run)
     found = db.call(stats.get_job_run(run_id))

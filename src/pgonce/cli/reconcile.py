@@ -32,6 +32,8 @@ def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: Ap
     are accounts that it has never seen, thin events, which Stripe does not list, and types without a handler.
 
     The key comes from STRIPE_API_KEY; a restricted one that may read events is enough.
+
+    Example: pgonce reconcile --app shop:app --since '7 days'
     """
     key = os.environ.get("STRIPE_API_KEY", "")
     if not key:

@@ -60,6 +60,8 @@ def run(
     way: the same command resumes.
 
     Exit codes: 0 complete, 1 failed, 75 another runner is at work or the seed is paused, 128 + n stopped by signal n.
+
+    Example: pgonce seed run psalms --app shop:app --verify
     """
     found = app.get_seed(name)
     share = getattr(found.function, "progress", unknown)

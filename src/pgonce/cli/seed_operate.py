@@ -80,6 +80,8 @@ def show(name: str, json_: bool, db: Database) -> None:
     """Show everything about the seed NAME.
 
     That is its state, partitions, first rejected rows, last error and last verification.
+
+    Example: pgonce seed show people:people.csv
     """
     seeds = Seeds(db.pool, schema=db.schema)
     at = seeds.checkpoint(name)
@@ -123,6 +125,8 @@ def pause(name: str, db: Database) -> None:
     """Pause the seed NAME after its current batch.
 
     It does not run until it is resumed.
+
+    Example: pgonce seed pause psalms
     """
     db.call(operate.pause_seed(session(db), name))
     print_line(f"{name}: paused; continue with: {suggested('seed resume', name)}")
@@ -135,6 +139,8 @@ def resume(name: str, db: Database) -> None:
     """End the pause of the seed NAME.
 
     Its next run resumes at its checkpoint.
+
+    Example: pgonce seed resume psalms
     """
     db.call(operate.resume_seed(session(db), name))
     print_line(f"{name}: may run again, by the command that has run it before")
@@ -147,6 +153,8 @@ def reset(name: str, db: Database) -> None:
     """Delete the checkpoint of the seed NAME.
 
     Its counters and rejected rows are deleted, too. The rows in its table stay.
+
+    Example: pgonce seed reset psalms
     """
     Seeds(db.pool, schema=db.schema).release_dead(name)
     if not db.call(operate.reset_seed(session(db), name)):
@@ -164,6 +172,8 @@ def retry_rejects(name: str, app: App, db: Database) -> None:
     This is for after the table, or a table that it refers to, was fixed.
 
     A row whose key is in the table by now is not written; it is counted as skipped.
+
+    Example: pgonce seed retry-rejects psalms --app shop:app
     """
     found = app.get_seed(name)
     db.call(operate.retry_seed_rejects(session(db), name))

@@ -150,6 +150,8 @@ def serve(
 
     SIGTERM, SIGHUP and Ctrl-C finish the answers, events and runs that have begun, for up to --shutdown-timeout.
     Answers have 5 s of it. Runs are asked to end, as by `pgonce worker`. The exit code is then 0.
+
+    Example: pgonce serve --app shop:app --console --alert https://x.test/hook
     """
     try:
         from pgonce.webhooks import http_server
@@ -275,6 +277,8 @@ def worker(adopt: bool, services: Services, app: App, db: Database) -> None:
     finish the events that have begun. Runs that have not ended after --shutdown-timeout are closed as failed and start
     anew on another worker. The exit code is then 0. Another signal, half a second later or more, ends the process at
     once.
+
+    Example: pgonce worker --app shop:app --concurrency 8
     """
     logs.configure()
     stopping = threading.Event()
