@@ -87,19 +87,14 @@ class InboxWriter:
     async def _write(self, conn: AsyncConnection[Any], deliveries: Sequence[Delivery]) -> Sequence[str | Exception]:
         """The outcome of each delivery: a word, or the exception for its caller."""
         with answered_within(HANGS, conn):
-            return await self._write_or_explain(conn, deliveries)
-
-    async def _write_or_explain(
-        self, conn: AsyncConnection[Any], deliveries: Sequence[Delivery]
-    ) -> Sequence[str | Exception]:
-        try:
-            return await self._insert(conn, deliveries, ALONE if len(deliveries) == 1 else TOGETHER)
-        except Exception as error:  # noqa: BLE001 -- also of the driver, which cannot encode everything
-            if isinstance(error, DatabaseUnavailable) or conn.closed:
-                return [error] * len(deliveries)
-            if len(deliveries) == 1:
-                return [await self._explain(conn, deliveries[0], error)]
-        return await self._write_one_by_one(conn, deliveries)
+            try:
+                return await self._insert(conn, deliveries, ALONE if len(deliveries) == 1 else TOGETHER)
+            except Exception as error:  # noqa: BLE001 -- also of the driver, which cannot encode everything
+                if isinstance(error, DatabaseUnavailable) or conn.closed:
+                    return [error] * len(deliveries)
+                if len(deliveries) == 1:
+                    return [await self._explain(conn, deliveries[0], error)]
+            return await self._write_one_by_one(conn, deliveries)
 
     async def _write_one_by_one(
         self, conn: AsyncConnection[Any], deliveries: Sequence[Delivery]
