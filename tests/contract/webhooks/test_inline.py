@@ -500,13 +500,23 @@ def flat(rows: Any) -> list[Any]:
     return [value for each in rows for value in (each.values() if isinstance(each, dict) else each)]
 
 
+def picky(event: Event, tx: Tx) -> None:
+    effect(event, tx)
+    event.ignore("not today")
+
+
 @pytest.mark.parametrize("kind", CALLERS)
-def test_a_zombie_s_commit_is_refused_and_its_effect_rolled_back(
-    module_database: str, network: Proxy, open_caller: Open, db: Db, name: str, kind: str
+@pytest.mark.parametrize(
+    ("held", "handler"),
+    [(b"complete_webhook", boom), (b"ignore_webhook", picky)],  # ignored: the rollback has released the row
+    ids=["before its mark", "before it ignores the event"],
+)
+def test_a_zombie_is_told_that_the_event_is_no_longer_its_own_and_writes_nothing(
+    module_database: str, network: Proxy, open_caller: Open, db: Db, name: str, kind: str, held: bytes, handler: Any
 ) -> None:
     zombie = open_caller(kind, network.url)
-    about_to_mark = network.hold(b"complete_webhook")
-    stuck = spawn(zombie.deliver, body(name), boom)
+    about_to_mark = network.hold(held)
+    stuck = spawn(zombie.deliver, body(name), handler)
     about_to_mark.wait()
     expire(db, name)
     assert PlainSql(module_database).deliver(body(name), effect) == "succeeded"
@@ -514,26 +524,6 @@ def test_a_zombie_s_commit_is_refused_and_its_effect_rolled_back(
     with pytest.raises(LeaseLost):
         stuck.result(20)
     assert (effects(db, name), row(db, name)["status"], row(db, name)["error_message"]) == (1, "succeeded", None)
-
-
-@pytest.mark.parametrize("kind", CALLERS)
-def test_a_zombie_that_ignores_its_event_is_told_that_it_is_no_longer_its_own(
-    module_database: str, network: Proxy, open_caller: Open, db: Db, name: str, kind: str
-) -> None:
-    def picky(event: Event, tx: Tx) -> None:
-        effect(event, tx)
-        event.ignore("not today")
-
-    zombie = open_caller(kind, network.url)
-    about_to_mark = network.hold(b"ignore_webhook")  # the rollback of the effect has released the row
-    stuck = spawn(zombie.deliver, body(name), picky)
-    about_to_mark.wait()
-    expire(db, name)
-    assert PlainSql(module_database).deliver(body(name), effect) == "succeeded"
-    about_to_mark.release()
-    with pytest.raises(LeaseLost):
-        stuck.result(20)
-    assert (effects(db, name), row(db, name)["status"]) == (1, "succeeded")
 
 
 # Handlers that end the transaction ----------------------------------------------------------------------------------
@@ -587,13 +577,9 @@ def test_a_handler_that_rolls_back_is_an_error_and_has_not_succeeded(caller: Cal
 
 
 def test_an_ignored_event_is_final_and_its_effect_rolled_back(caller: Caller, db: Db, name: str) -> None:
-    def picky(event: Event, tx: Tx) -> None:
-        effect(event, tx)
-        event.ignore("a test clock's")
-
     assert caller.deliver(body(name), picky) == "ignored"
     stored = row(db, name)
-    assert (effects(db, name), stored["status"], stored["ignored_reason"]) == (0, "ignored", "a test clock's")
+    assert (effects(db, name), stored["status"], stored["ignored_reason"]) == (0, "ignored", "not today")
     assert caller.deliver(body(name), effect) == "done"
     assert effects(db, name) == 0
 
