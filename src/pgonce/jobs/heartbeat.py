@@ -100,7 +100,7 @@ class HeartbeatSender:
             self._connection = None
 
 
-def warn_if_late(title: str, seconds: float, window: timedelta) -> None:
+def warn_if_beat_is_late(title: str, seconds: float, window: timedelta) -> None:
     """Log it when more than half of the window has passed between two heartbeats."""
     if seconds > window.total_seconds() / 2:
         why = "code that keeps Python's global lock, or a slow database; give the job a wider window"

@@ -37,7 +37,7 @@ from pgonce.errors import (
     first_line,
 )
 from pgonce.jobs import calls
-from pgonce.jobs.heartbeat import HeartbeatSender, warn_if_late
+from pgonce.jobs.heartbeat import HeartbeatSender, warn_if_beat_is_late
 from pgonce.jobs.pool_address import heartbeat_address
 from pgonce.jobs.repeated_call import PAUSES, call_repeatedly
 
@@ -261,7 +261,7 @@ class Run:
         else:
             self._lost = self._lost or answer == "lost"
             self._stopping = self._stopping or answer == "stopping"
-            warn_if_late(self._title, time.monotonic() - self._last_beat, self.window)
+            warn_if_beat_is_late(self._title, time.monotonic() - self._last_beat, self.window)
             self._last_beat = started
         # Reading `self.lost` records that the job has seen the stop: here a job in a thread has not.
         return not (self.lost or self._stopping) if CANCELS else not (self._lost or self._is_silent)
