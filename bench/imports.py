@@ -2,7 +2,7 @@ r"""Imports compared with other tools: 1,000,000 rows with a body of 150 bytes a
 
     python -m bench.imports [--rows 1000000] [--rounds 1] [--only WORD]
 
-With --only the last line is the peak memory of ours among these, whatever the number of rows.
+With --only, the last line is the peak memory of those of these contenders that are pgonce; more rows do not raise it.
 
 Every contender loads into the same table, truncated before. The ratios are to psql's \copy in the same round. Run it on
 a quiet machine; below 200,000 rows the start of psql and the first, small batches weigh too much.

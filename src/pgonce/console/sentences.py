@@ -56,7 +56,7 @@ def look_of(processes: Sequence[ProcessLine], does: str) -> Look:
 
 
 def looked(facts: Facts, processes: Sequence[ProcessLine]) -> Look:
-    """Who has looked at events and ticks: of the kinds of process that are needed here, the oldest look."""
+    """The last look at events and ticks; if two kinds of process are needed for it, the earlier of their last looks."""
     looks = []
     if facts.has_queued or not facts.has_schedules:
         looks.append(look_of(processes, "events"))
