@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -229,7 +229,7 @@ def _line(row: Row) -> EventLine:
 def count_newer(wanted: Filter, newest: Position) -> Call[int]:
     """How many events came after the newest of a page, counted up to 101."""
     at, row_id = newest
-    given = Filter(**{**asdict(wanted), "since": max(at, wanted.since) if wanted.since else at}).given()
+    given = replace(wanted, since=max(at, wanted.since or at)).given()
     args = {"p_filter": Jsonb(given), "p_limit": 102}
 
     def read(rows: Sequence[Row]) -> int:
