@@ -41,7 +41,7 @@ language sql stable set search_path from current set jit = off as $$
     union select e.job_name, e.key from pgonce_job_expectations e
     union select m.job_name, m.key from missed m)
   select k.job_name, k.key, r.id, r.status, r.started_at,
-         coalesce(r.duration_ms, case when r.started_at is not null then  -- least() ignores nulls
+         coalesce(r.duration_ms, case when r.started_at is not null then  -- without a start it would be 0
            pgonce_elapsed_ms(r.started_at, clock_timestamp()) end),
          u.ms[1], u.ms[2],
          pgonce_coming_tick(k.job_name, k.key),
