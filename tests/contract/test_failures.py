@@ -69,7 +69,7 @@ def check(caplog: pytest.LogCaptureFixture, reported: list[tuple[BaseException, 
     assert [(type(error), error.args, named) for error, named in reported] == [(LookupError, (CARD,), what)]
 
 
-def test_a_handler_of_a_worker(
+def test_a_failure_of_a_worker_s_handler_is_reported_without_its_text(
     database: str, conn: Connection[Any], app: pgonce.App, caplog: pytest.LogCaptureFixture,
     reported: list[tuple[BaseException, str]],
 ) -> None:  # fmt: skip
@@ -81,7 +81,7 @@ def test_a_handler_of_a_worker(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_job(
+def test_a_failure_of_a_job_is_reported_without_its_text(
     database: str, conn: Connection[Any], caplog: pytest.LogCaptureFixture,
     reported: list[tuple[BaseException, str]], asynchronous: bool,
 ) -> None:  # fmt: skip
@@ -109,7 +109,7 @@ def test_an_error_of_pgonce_s_own_keeps_its_text(caplog: pytest.LogCaptureFixtur
     assert "event evt_1 failed: LeaseLost: it was taken over" in caplog.text
 
 
-def test_a_handler_of_an_endpoint(
+def test_a_failure_of_an_endpoint_s_handler_is_reported_without_its_text(
     database: str, app: pgonce.App, caplog: pytest.LogCaptureFixture, reported: list[tuple[BaseException, str]]
 ) -> None:
     endpoint = pgonce.Endpoint(app, secrets=["whsec_test"], url=database)

@@ -34,7 +34,9 @@ Scheduler.start = start_and_ask
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 @pytest.mark.parametrize("command", ["serve", "console", "worker"])
-def test_while_it_runs(database: str, tmp_path: Path, command: str, name: str) -> None:
+def test_a_signal_while_it_runs_ends_it_with_exit_code_0(
+    database: str, tmp_path: Path, command: str, name: str
+) -> None:
     (tmp_path / "shop.py").write_text(APP)
     options = [] if command == "worker" else ["--port", "0"]
     ready = {"serve": "Uvicorn running on", "console": "console +http://", "worker": "worker started"}[command]
@@ -47,7 +49,9 @@ def test_while_it_runs(database: str, tmp_path: Path, command: str, name: str) -
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
-def test_while_it_starts_its_services(database: str, conn: psycopg.Connection[Any], tmp_path: Path, name: str) -> None:
+def test_a_signal_while_it_starts_its_services_ends_it(
+    database: str, conn: psycopg.Connection[Any], tmp_path: Path, name: str
+) -> None:
     (tmp_path / "shop.py").write_text(EARLY.format(name) + APP)
     with children(database) as start:
         process = start(*PGONCE, "serve", "--port", "0", cwd=tmp_path, PGONCE_APP="shop", **SECRET)

@@ -181,7 +181,7 @@ def test_what_is_not_installed_is_the_first_command(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("kind", sorted(path.stem for path in SCAFFOLD.glob("*.txt")))
-def test_it_is_at_most_40_lines_and_overwrites_nothing(tmp_path: Path, kind: str) -> None:
+def test_the_written_file_has_at_most_40_lines_and_overwrites_nothing(tmp_path: Path, kind: str) -> None:
     (tmp_path / ".env").write_text("MINE=1\n", "utf-8")
     (tmp_path / ".gitignore").write_text("build\n.env\n", "utf-8")
     assert shell(tmp_path, f"pgonce init {kind}")[0] == 0

@@ -30,7 +30,7 @@ def uninstall(database: str, machine: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_they_work_under(empty_database: str, setting: str) -> None:
+def test_migrate_and_doctor_work_under(empty_database: str, setting: str) -> None:
     machine = {}
     with psycopg.connect(empty_database, autocommit=True) as conn:
         if setting.startswith("PG"):

@@ -138,7 +138,9 @@ def run(shared: Connection) -> str:
 
 
 @pytest.mark.parametrize("sqlstate, call", CALLS, ids=[call for _, call in CALLS])
-def test_it_is_refused_and_nothing_is_written(shared: Connection, run: str, sqlstate: str, call: str) -> None:
+def test_a_wrong_argument_is_refused_and_nothing_is_written(
+    shared: Connection, run: str, sqlstate: str, call: str
+) -> None:
     before = everything(shared)
     with pytest.raises(psycopg.Error) as refused:
         shared.execute(f"select * from {call.replace('RUN', run).replace('NOBODY', NOBODY)}".encode())

@@ -68,7 +68,7 @@ def test_an_event_whose_handler_commits_and_then_fails_is_a_dead_letter(
 @pytest.mark.parametrize("end", ["commit", "commit and chain"])
 @pytest.mark.parametrize("then", [_fail, lambda: None], ids=["fails", "returns"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_its_events_are_dead_letters_with_the_reason(
+def test_the_events_of_a_batch_handler_that_commits_are_dead_letters_with_the_reason(
     app: pgonce.App,
     database: str,
     conn: Connection[Any],

@@ -77,7 +77,7 @@ def test_a_child_that_leaves_a_handler_ends_and_its_parent_commits_all(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_so_does_a_child_that_leaves_a_callback(
+def test_a_forked_child_that_leaves_a_callback_is_ended_too(
     database: str, conn: psycopg.Connection[Any], app: pgonce.App, *, is_async: bool
 ) -> None:
     def callback() -> None:
@@ -99,7 +99,7 @@ def test_so_does_a_child_that_leaves_a_callback(
     assert_handled_once(conn)
 
 
-def test_the_same_holds_where_a_delivery_is_handled_at_once(
+def test_a_forked_child_of_an_inline_handler_is_ended_too(
     database: str, conn: psycopg.Connection[Any], app: pgonce.App
 ) -> None:
     plain(app)

@@ -225,7 +225,7 @@ async def _close(tx: AsyncConnection[Any]) -> None:
     ("attack", "said"), [(_copy_in, OPEN), (_pipeline, OPEN), (_statement_in_a_task, USED), (_close, CLOSED)]
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_the_same_holds_for_asynchronous_handlers(
+def test_what_an_asynchronous_handler_leaves_open_costs_its_own_attempt_alone(
     app: pgonce.App,
     database: str,
     conn: Connection[Any],

@@ -145,7 +145,7 @@ def test_nor_what_a_route_or_a_run_has_kept(database: str, conn: Connection[Any]
     assert effects() == ["of the run"]
 
 
-def test_it_is_a_whole_connection_while_the_handler_runs(
+def test_the_lent_object_is_a_whole_connection_while_the_handler_runs(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
 ) -> None:
     found: list[Any] = []

@@ -41,7 +41,7 @@ UNWRITABLE = {
 
 @pytest.mark.parametrize("kind", ["plain", "batch", "async", "ordered"])
 @pytest.mark.parametrize("fails", FAILS)
-def test_it_fails_and_the_others_are_handled(
+def test_the_event_that_a_trigger_refuses_to_claim_fails_and_the_others_are_handled(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, fails: str, kind: str
 ) -> None:
     register(app, database, kind)

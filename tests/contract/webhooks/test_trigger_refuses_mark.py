@@ -28,7 +28,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("kind", ["plain", "async", "batch"])
 @pytest.mark.parametrize(("does", "when", "says"), REFUSALS)
-def test_it_fails_and_the_others_are_handled(
+def test_the_event_whose_end_a_trigger_refuses_fails_and_the_others_are_handled(
     app: pgonce.App,
     database: str,
     conn: Connection[Any],

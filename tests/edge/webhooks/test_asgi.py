@@ -153,7 +153,7 @@ def test_a_type_without_a_handler_is_answered_200_and_ignored(http: httpx.Client
     wait_until(lambda: status(db, name) == "ignored", "the event is ignored")
 
 
-def test_it_says_that_it_is_alive(http: httpx.Client) -> None:
+def test_healthz_says_that_the_receiver_is_alive(http: httpx.Client) -> None:
     assert http.get("/healthz").status_code == 200
 
 

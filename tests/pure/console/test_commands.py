@@ -17,7 +17,7 @@ COMMANDS = sorted({each.command for noun in ("jobs", "seeds") for each in causes
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_it_is_understood(command: str) -> None:
+def test_a_proposed_command_and_its_options_exist(command: str) -> None:
     words = shlex.split(command.replace("RUN", "5f0c9a1e").replace("NAME", "letters"))
     # --help is answered after the options are read, and before anything is done
     answer = CliRunner().invoke(main, [*words[1:], "--help"])

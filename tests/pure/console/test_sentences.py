@@ -92,7 +92,7 @@ def test_a_worker_that_only_handles_events_has_not_looked_at_the_ticks() -> None
         ({"silent": "no delivery since … Next: `x`"}, "dead", "Deliveries have stopped."),
     ],
 )  # fmt: skip
-def test_lost(changed: dict[str, Any], state: str, says: str) -> None:
+def test_lost_names_what_is_missing_refused_or_unknown(changed: dict[str, Any], state: str, says: str) -> None:
     lost = say(facts(**changed))["lost"]
     assert (lost.state, lost.say) == (state, says)
 
@@ -133,7 +133,7 @@ def test_late_events_are_shown_where_they_are() -> None:
         ({"retrying": 2, "retrying_since": NOW}, "odd", "2 events have been failing for over an hour."),
     ],
 )
-def test_late(changed: dict[str, Any], state: str, says: str) -> None:
+def test_late_counts_events_ticks_and_starts(changed: dict[str, Any], state: str, says: str) -> None:
     tick = MissedTick("fx_rates", "", NOW - timedelta(hours=7), NOW, "why")
     late = say(
         facts(**{name: value for name, value in changed.items() if name != "missed"}),

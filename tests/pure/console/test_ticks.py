@@ -28,12 +28,12 @@ def app(cron: str = "0 * * * *") -> pgonce.App:
     return found
 
 
-def test_they_are_those_of_the_registered_schedule() -> None:
+def test_the_starts_to_come_are_those_of_the_registered_schedule() -> None:
     # the one at END is the next day's
     assert future_ticks(LANE, app(), NOW, END) == [NOW + timedelta(hours=n) for n in range(1, 12)]
 
 
-def test_without_the_app_they_are_those_that_a_scheduler_has_written() -> None:
+def test_without_the_app_the_starts_to_come_are_those_that_a_scheduler_has_written() -> None:
     assert future_ticks(LANE, None, NOW, END) == [NOW + timedelta(minutes=90)]
 
 
@@ -56,7 +56,7 @@ def test_the_next_start_is_one_that_no_pause_prevents() -> None:
     assert next_tick(replace(LANE, paused_at=NOW), app(), NOW) is None
 
 
-def test_they_are_bounded() -> None:
+def test_the_starts_to_come_are_bounded() -> None:
     ticks = future_ticks(replace(LANE, cron="* * * * *"), app("* * * * *"), NOW, END)
     assert len(ticks) == MOST_TICKS + 1  # one more says that there are more
     assert view(LANE, [], ticks, CLOCK).note == "over 100 starts to come, the first 100 are drawn"
