@@ -276,7 +276,8 @@ def own_connection(pool: Pool) -> Iterator[Connection[Any]]:
             yield conn
 
 
-def _was_closed(conn: Connection[Any]) -> bool:
+def was_closed(conn: Connection[Any]) -> bool:
+    """Whether the connection has ended, also if only the server knows it."""
     if conn.closed:
         return True
     try:
@@ -295,7 +296,7 @@ def get_connection(pool: Pool, within: float | None = None) -> Connection[Any]:
     running_loop()
     refuse_inherited(pool)
     until = time.monotonic() + (pool.timeout if within is None else within)
-    while _was_closed(conn := pool.getconn(max(until - time.monotonic(), 0.001))):
+    while was_closed(conn := pool.getconn(max(until - time.monotonic(), 0.001))):
         close_for_good(conn)
         pool.putconn(conn)  # which opens another in its place
     if conn.read_only:  # set by the application: the claim of an event would be written, and its mark refused

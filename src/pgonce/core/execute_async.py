@@ -277,7 +277,8 @@ async def own_connection(pool: Pool) -> AsyncIterator[AsyncConnection[Any]]:
             yield conn
 
 
-async def _was_closed(conn: AsyncConnection[Any]) -> bool:
+async def was_closed(conn: AsyncConnection[Any]) -> bool:
+    """Whether the connection has ended, also if only the server knows it."""
     if conn.closed:
         return True
     try:
@@ -296,7 +297,7 @@ async def get_connection(pool: Pool, within: float | None = None) -> AsyncConnec
     running_loop()
     refuse_inherited(pool)
     until = time.monotonic() + (pool.timeout if within is None else within)
-    while await _was_closed(conn := await pool.getconn(max(until - time.monotonic(), 0.001))):
+    while await was_closed(conn := await pool.getconn(max(until - time.monotonic(), 0.001))):
         close_for_good(conn)
         await pool.putconn(conn)  # which opens another in its place
     if conn.read_only:  # set by the application: the claim of an event would be written, and its mark refused

@@ -84,6 +84,38 @@ def test_a_delivery_is_committed_before_its_200_also_outside_of_autocommit(datab
         assert conn.execute("select reason, deliveries from pgonce_refused_deliveries").fetchall() == [("signature", 1)]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "'CONN_MAX_AGE': None",
+        "'CONN_MAX_AGE': None, 'CONN_HEALTH_CHECKS': True",
+        "'OPTIONS': {'pool': {'min_size': 2, 'max_size': 2}}",
+        "'ATOMIC_REQUESTS': True",
+    ],
+)
+def test_the_first_delivery_after_a_restart_of_the_database_is_recorded(
+    database: str, tmp_path: Path, settings: str
+) -> None:
+    (tmp_path / "kept.py").write_text(
+        f"from site_config.settings import *\nDATABASES['inbox'] = {{**DATABASES['default'], {settings}}}\n"
+        "PGONCE = {**PGONCE, 'DATABASE': 'inbox'}\n",
+        "utf-8",
+    )
+    (tmp_path / "sent.py").write_text(
+        "import psycopg, sys\nfrom django.test import Client\nfrom pgonce.testing import deliver, event\n"
+        "def send(): print(deliver(Client(), event('invoice.paid')).status_code)\nsend()\n"
+        "with psycopg.connect(sys.argv[-1], autocommit=True) as conn:\n"
+        "    others = 'where datname = current_database() and pid <> pg_backend_pid()'\n"
+        "    conn.execute(f'select pg_terminate_backend(pid, 10000) from pg_stat_activity {others}')\n"
+        "send()\n",
+        "utf-8",
+    )
+    more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "kept"}
+    run = f"import sys; sys.argv.append({database!r}); import sent"
+    code, said = manage(database, "shell", "--command", run, **more)
+    assert (code, said.splitlines()[-2:]) == (0, ["200", "200"]), said
+
+
 @pytest.mark.parametrize("schema", ["public", "pgonce"])
 def test_migrate_installs_the_commands_find_it_and_the_worker_handles(empty_database: str, schema: str) -> None:
     code, said = manage(empty_database, "migrate", SHOP_SCHEMA=schema)

@@ -15,6 +15,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
+from pgonce.core.execute import was_closed
 from pgonce.errors import DatabaseUnavailable
 from pgonce.integrations.django.conf import setting
 from pgonce.integrations.django.registry import app
@@ -42,6 +43,11 @@ def _connection() -> Any:
         with suppress(DjangoError, psycopg.Error):
             connection.close_if_unusable_or_obsolete()
     connection.ensure_connection()
+    # Django notices a lost connection, and checks its health, only in its own cursors. One that is kept for longer than
+    # a request would be used again and again.
+    while not connection.in_atomic_block and was_closed(connection.connection):
+        connection.close()
+        connection.connect()
     return connection
 
 
@@ -57,8 +63,11 @@ def _endpoint(schema: str) -> Endpoint:
 
 @csrf_exempt
 @require_POST
-@transaction.non_atomic_requests
 def stripe_webhook(request: HttpRequest) -> HttpResponse:
     """Verify and record a delivery, and answer; ``manage.py pgonce worker`` handles the event."""
     response = _endpoint(setting("SCHEMA")).handle(request.body, request.headers)
     return HttpResponse(response.body, status=response.status, headers=response.headers)
+
+
+for _alias in connections:  # of the settings, each of which may have ATOMIC_REQUESTS
+    stripe_webhook = transaction.non_atomic_requests(using=_alias)(stripe_webhook)
