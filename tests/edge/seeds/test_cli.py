@@ -86,22 +86,21 @@ def test_an_async_seed_runs_alike(cli: Cli, conn: Conn) -> None:
     assert count(conn) == 60
 
 
-@pytest.mark.parametrize("code", ["0", "why"])
-def test_a_source_that_exits_is_never_complete(cli: Cli, conn: Conn, code: str) -> None:
+def test_a_source_that_exits_with_0_is_never_complete(cli: Cli, conn: Conn) -> None:
     conn.execute("insert into things values (0, 'x', 't0')")
     for options in ([], ["--dry-run"], ["--restart"]):
-        told = cli("run", "exits", *options, code=1, EXIT=code)
+        told = cli("run", "exits", *options, code=1, EXIT="0")
         assert "pgonce: the source of exits has exited" in told
         assert "complete" not in told
-    assert "pgonce: the source of exits has exited" in cli("run", "exits", "--verify", code=1, EXIT=code)
-    told = cli("run", "parts", "--workers", "2", code=1, EXIT=code)
+    assert "pgonce: the source of exits has exited" in cli("run", "exits", "--verify", code=1, EXIT="0")
+    told = cli("run", "parts", "--workers", "2", code=1, EXIT="0")
     assert "the source of parts has exited" in told
     assert "complete" not in told
     assert count(conn) < 4 * PART
 
 
 def test_whatever_a_source_exits_with_it_is_not_complete(cli: Cli) -> None:
-    for code in ("1", "3", "none"):
+    for code in ("1", "3", "none", "why"):
         told = cli("run", "exits", code=1, EXIT=code)
         assert "pgonce: the source of exits has exited" in told
         assert "complete" not in told
