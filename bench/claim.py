@@ -12,7 +12,7 @@ from bench.result import Result
 from bench.server import new_database
 from bench.webhooks import fill, set_wise
 from pgonce.core.database import open_pool
-from pgonce.core.execute import Pool, call_unsynced
+from pgonce.core.execute import Pool, call
 from pgonce.webhooks import calls_queue as queue
 from pgonce.webhooks.claimer import MARGIN
 from pgonce.webhooks.worker import Worker
@@ -36,7 +36,7 @@ def claim_time(pool: Pool) -> float:
     since = None
     for _ in range(CLAIMS):
         started = time.perf_counter()
-        items = call_unsynced(pool, queue.claim_webhooks(10, since=since), "public")
+        items = call(pool, queue.claim_webhooks(10, since=since), "public", synced=False)
         times.append((time.perf_counter() - started) * 1000)
         assert len(items) == 10
         since = min(item.due for item in items if item.due) - MARGIN
