@@ -317,6 +317,27 @@ def test_a_restore_of_a_dump_is_no_difference(database: str, empty_database: str
     assert check(empty_database, name) == []
 
 
+def test_a_restore_without_privileges_is_a_few_lines_which_migrate_closes(
+    database: str, conn: Connection, empty_database: str
+) -> None:
+    conn.execute("drop table pgonce_alerts cascade")  # a missing table is one line, too
+    tools = embedded.bin_dir()
+    dump = subprocess.run([str(tools / "pg_dump"), "-x", database], capture_output=True, check=True).stdout
+    restore = [str(tools / "psql"), "-X", "-q", empty_database]
+    subprocess.run(restore, input=dump.replace(b"\r", b"\n"), capture_output=True, check=True)  # as a text tool may
+    found = [line for line in check(empty_database) if "pgonce_alert" not in line]
+    assert [line for line in found if "grant to service_role" not in line and "may EXECUTE" not in line] == [
+        line for line in found if "more lines like the last one: run `pgonce migrate`" in line
+    ]
+    assert len(found) == 4
+    table = [line for line in check(database) if "pgonce_alerts" in line]
+    assert table == ["table pgonce_alerts is missing: make it as `pgonce sql` has it"]
+    with psycopg.connect(empty_database, autocommit=True) as restored:
+        restored.execute("drop table pgonce_migrations")  # so that the migrations run again
+    schema.migrate(empty_database)
+    assert check(empty_database) == []
+
+
 def test_a_migrate_in_a_turkish_database_makes_no_trigger_again() -> None:
     # there lower('INSERT') is another word
     with debian_server() as url, psycopg.connect(url, autocommit=True) as admin:

@@ -28,7 +28,7 @@ order by 1 limit 1
 """
 _ALTERED = (
     psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction,
-    psycopg.errors.DatatypeMismatch,
+    psycopg.errors.UndefinedObject, psycopg.errors.DatatypeMismatch,
 )  # fmt: skip
 """The errors of a definition that does not fit the tables: a migration runs once, so migrate does not mend these."""
 _NOT_OURS = "PGO01"

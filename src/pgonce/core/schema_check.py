@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, LiteralString
 from uuid import uuid4
 
@@ -182,7 +183,7 @@ def check(url: str, schema: str = "public") -> list[str]:
                 for dependent, kind, name in conn.execute(_BLOCKED, names).fetchall()
             ]
             warnings = sql.SQL("select {}(%s)").format(sql.Identifier(scratch, "pgonce_schema_warnings"))
-            return found + [str(row[0]) for row in conn.execute(warnings, [schema]).fetchall()]
+            return _abridge(found + [str(row[0]) for row in conn.execute(warnings, [schema]).fetchall()], option)
 
 
 def _use(conn: psycopg.Connection[Any], schema: str) -> None:
@@ -213,16 +214,35 @@ def _strangers(conn: psycopg.Connection[Any], schema: str) -> list[str]:
 
 def _differences(wanted: Definitions, found: Definitions, option: str) -> list[str]:
     lines = []
+    gone = {name for kind, name in wanted if kind == "table" and (kind, name) not in found}
     for (kind, name), definition in sorted(wanted.items()):
+        if kind != "table" and gone & {name.split(".")[0], name.split()[0], name.split()[-1], definition.split(" ")[0]}:
+            continue  # a part of a table that is missing
         if (kind, name) not in found:
             lines.append(f"{kind} {name} is missing: {_remedy(kind, option)}")
         elif found[kind, name] != definition:
             lines.append(f"{kind} {name} is not as this release makes it: {_remedy(kind, option)}")
     # functions of an earlier release, or with a comment of ours; additional columns and indexes are the user's
-    gone = sorted(
+    older = sorted(
         (kind, name) for kind, name in found if kind in {"function", "procedure"} and (kind, name) not in wanted
     )
-    return lines + [f"{kind} {name} is not of this release: {_remedy(kind, option)}" for kind, name in gone]
+    return lines + [f"{kind} {name} is not of this release: {_remedy(kind, option)}" for kind, name in older]
+
+
+_MANY = 10
+
+
+def _abridge(lines: list[str], option: str) -> list[str]:
+    """Of many lines about rights the first, and how many there are more. A restore without privileges loses all."""
+    groups: dict[str, list[str]] = {}
+    for line in lines:
+        kind = re.match(r"grant to service_role|role (PUBLIC|anon|authenticated) may .*: revoke all on ", line)
+        groups.setdefault(line if kind is None else kind[1] or "service_role", []).append(line)
+    abridged = []
+    for group in groups.values():
+        more = [f"{len(group) - 1} more lines like the last one: run `pgonce migrate{option}`"]
+        abridged += group if len(group) <= _MANY else group[:1] + more
+    return abridged
 
 
 def _remedy(kind: str, option: str) -> str:

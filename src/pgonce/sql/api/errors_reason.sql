@@ -8,9 +8,10 @@
 -- Of an error of megabytes the patterns below took more than a second. Its start has the frames and the name of the exception, its
 -- end the last error of a chain and the last line of a command.
 -- Without a search_path of its own, so that the planner writes it into the statement: its body is parsed at its creation.
+-- chr(13): a dump has this body as a tree that is printed, where E'\r' is a line break that a copy of the dump may change.
 create or replace function pgonce_error_ends(p_error text) returns text
 language sql immutable parallel safe
-return replace(case when octet_length(p_error) > 100000 then left(p_error, 20000) || right(p_error, 20000) else p_error end, E'\r', '');
+return replace(case when octet_length(p_error) > 100000 then left(p_error, 20000) || right(p_error, 20000) else p_error end, chr(13), '');
 comment on function pgonce_error_ends(text) is
   'pgonce: an error without carriage returns, and without its middle if it is longer than 100,000 bytes.';
 
