@@ -192,6 +192,15 @@ def test_a_table_that_others_inherit_from_stops_migrate(empty_database: str, emp
     assert "inherits, or is inherited from" in refused(empty_database, empty)
 
 
+@pytest.mark.parametrize("type_", ["webhook_events", "webhook_events[]"])
+def test_a_table_whose_rows_are_a_columns_type_stops_migrate(
+    empty_database: str, empty: Connection, type_: str
+) -> None:
+    empty.execute(f"{SPECIFICATION}; create table history (event {type_})".encode())
+    with pytest.raises(SchemaError, match="its rows are the type of column event of table history"):
+        schema.migrate(empty_database)
+
+
 def test_a_table_with_a_rule_stops_migrate(empty_database: str, empty: Connection) -> None:
     empty.execute(SPECIFICATION.encode())
     empty.execute("create rule quiet as on insert to webhook_events do instead nothing")

@@ -133,7 +133,12 @@ begin
       union all
       select format('has a rule %s', rulename) from pg_rewrite where ev_class = v_table.oid
       union all
-      select 'inherits, or is inherited from' where v_table.inherits),
+      select 'inherits, or is inherited from' where v_table.inherits
+      union all  -- PostgreSQL adds no column to such a table
+      select format('its rows are the type of %s', pg_describe_object(d.classid, d.objid, d.objsubid))
+      from pg_type t join pg_depend d on d.refclassid = 'pg_type'::regclass and d.refobjid in (t.oid, t.typarray)
+      join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid and c.relkind in ('r', 'm', 'p') and d.objsubid > 0
+      where t.typrelid = v_table.oid and not v_table.is_ours),
     altered as (
       select format('alter column %I %s not null', name, case when wanted_not_null then 'set' else 'drop' end) as action
       from pairs where wanted_not_null <> attnotnull
