@@ -147,6 +147,9 @@ def test_a_url_that_is_none_is_an_invalid_argument_that_does_not_quote_it(url: s
         ("postgresql://me:x@s3cret/y@127.0.0.1:1/db", "%40"),
         ("postgresql://me:1/s3cret@127.0.0.1:1/db", "%40"),
         ("postgresql://me:x@y?s3cret=y@127.0.0.1:1/db", "%40"),
+        ("postgresql://me:s3cret@::1:5432/db", "IPv6 address without brackets"),
+        ("postgresql://me:s3cret@fe80::1/db", "IPv6 address without brackets"),
+        ("postgresql://me:s3cret@127.0.0.1/db?connect_timeout=10s", "connect_timeout"),
     ],
 )
 def test_a_url_of_another_library_or_with_a_bare_password_says_what_is_wrong_with_it(url: str, says: str) -> None:

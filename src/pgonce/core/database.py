@@ -95,6 +95,8 @@ def check(url: str) -> str:
     try:
         with connect(url) as conn:
             return f"{conn.info.dbname} on {conn.info.host or 'this machine'}"
+    except psycopg.ProgrammingError as error:  # psycopg reads connect_timeout itself
+        raise InvalidArgument(f"the database URL cannot be used: {error}") from None
     except psycopg.OperationalError as error:
         if "@" in path:  # a database's name may contain an @, but this one cannot be reached
             raise InvalidArgument(UNENCODED) from None
@@ -120,7 +122,10 @@ def check_url(url: str) -> None:
         found = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
         raise InvalidArgument(_unreadable(url, str(error))) from None
-    if not re.fullmatch(r"[\d,\s]*", str(found.get("port") or "")):
+    port = str(found.get("port") or "")
+    if re.fullmatch(r"[\da-fA-F]*(:[\da-fA-F]*)+", port):
+        raise InvalidArgument("the database URL has an IPv6 address without brackets: write it as [::1]:5432")
+    if not re.fullmatch(r"[\d,\s]*", port):
         raise InvalidArgument(f"the database URL's port is not a number; {ENCODE}")
 
 
