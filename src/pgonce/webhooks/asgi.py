@@ -261,6 +261,9 @@ class Receiver:
         if scope["type"] == "lifespan":
             await follow_lifespan(receive, send, self.start, self.stop)
             return
+        if scope["type"] == "websocket":  # anybody can ask for one; an error here would be a traceback in the log
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             raise RuntimeError(f"the receiver speaks http, not {scope['type']}")
         request = RequestBody(receive)

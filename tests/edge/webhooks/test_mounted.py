@@ -105,6 +105,20 @@ def test_the_receiver_answers_under_whatever_prefix_it_is_mounted(receiver: Any,
             assert client.get(path.replace("webhooks/stripe", "readyz")).status_code == 200
 
 
+def test_a_websocket_is_closed_and_is_no_error() -> None:
+    receiver = pgonce.receiver(pgonce.App(), secrets=[SECRET], url="postgresql://127.0.0.1:1/none")
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(receiver({"type": "websocket", "path": "/webhooks/stripe", "headers": []}, receive, send))
+    assert sent == ["websocket.close"]
+
+
 @pytest.mark.parametrize(
     ("path", "mount", "asked"),
     [
