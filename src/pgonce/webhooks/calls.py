@@ -17,6 +17,7 @@ from pgonce.webhooks import complete_in_session
 from pgonce.webhooks.stripe import Body, parse
 
 Payload: TypeAlias = dict[str, Any]
+SEND_AGAIN = "answer with an error, so that it is sent again"
 LEASE = timedelta(minutes=5)
 """How long a claim without an outcome is valid. An open transaction that locks the event's row makes it last longer."""
 
@@ -208,7 +209,7 @@ def accepted(outcome: str, event_id: str) -> str:
         InvalidPayload: the database refuses to store it as an event.
     """
     if outcome == "busy":
-        raise EventBusy(f"event {event_id} is being handled by another client: Stripe delivers it again")
+        raise EventBusy(f"event {event_id} is being handled by another client: {SEND_AGAIN}")
     if outcome == "refused":
         raise InvalidPayload("the database cannot hold this as an event: its id, type or body is none of Stripe's")
     return outcome

@@ -17,7 +17,7 @@ from pgonce.core.fast_call_async import read_value, send_statement
 from pgonce.core.hanging import HANGS, answered_within
 from pgonce.errors import DatabaseUnavailable, EventBusy, translate
 from pgonce.webhooks import calls, calls_queue
-from pgonce.webhooks.calls import Event, accepted
+from pgonce.webhooks.calls import SEND_AGAIN, Event, accepted
 from pgonce.webhooks.calls_receive import check_inbox
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.stripe import Body
@@ -118,7 +118,7 @@ class InboxWriter:
             await execute(conn, check, self._schema, statement=with_lock_timeout(check, self._schema, AGAIN))
         except Exception:  # noqa: BLE001 -- whatever it is, the inbox cannot be written
             return DatabaseUnavailable("the table webhook_events is locked: no delivery can be recorded now")
-        return EventBusy(f"event {delivery[0].id} is in another client's open transaction: Stripe delivers it again")
+        return EventBusy(f"event {delivery[0].id} is in another client's open transaction: {SEND_AGAIN}")
 
     async def _insert(self, conn: AsyncConnection[Any], deliveries: Sequence[Delivery], lock_timeout: str) -> list[str]:
         bodies, keys = [body for body, _ in deliveries], [key for _, key in deliveries]

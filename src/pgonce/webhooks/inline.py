@@ -25,7 +25,7 @@ from pgonce.core.registration import check_pool, check_schema, check_seconds
 from pgonce.core.telemetry import working
 from pgonce.errors import EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls, stripe
-from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, Unhandled, deciding
+from pgonce.webhooks.calls import SEND_AGAIN, Claim, Event, Ignored, Postponed, Unhandled, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor import MARKS
@@ -133,7 +133,7 @@ class Webhooks:
         with self._counting():
             claim = or_undone(self._claim(body), self._fail)
         if claim.outcome == "busy":
-            raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
+            raise EventBusy(f"event {body.id} is being handled by another client: {SEND_AGAIN}")
         if claim.outcome != "claimed":
             return claim.outcome
         event = Event(body.id, body.type, body.payload, claim.attempts)
@@ -151,9 +151,7 @@ class Webhooks:
             outcome = self._attempt(claim, event, watched)
         except Postponed as decision:
             shielded(self._record(postpone_webhook(claim, decision.delay)))
-            raise EventBusy(
-                f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
-            ) from None
+            raise EventBusy(f"the handler of event {body.id} asks for a retry: {SEND_AGAIN}") from None
         except BaseException as error:
             # also CancelledError and KeyboardInterrupt, and if the connection is lost or a statement of pgonce's is
             # cancelled: otherwise the next delivery would have to wait for the lease
@@ -175,8 +173,7 @@ class Webhooks:
                     return execute(conn, claim, self._schema, statement=statement)
         except psycopg.errors.LockNotAvailable as error:
             raise EventBusy(
-                f"event {body.id} is in another client's open transaction, or the table is locked: "
-                "answer with an error, Stripe retries"
+                f"event {body.id} is in another client's open transaction, or the table is locked: {SEND_AGAIN}"
             ) from error
 
     def _attempt(self, claim: Claim, event: Event, handler: HandlerFunction) -> Outcome:

@@ -27,7 +27,7 @@ from pgonce.errors import (
 MAX_BODY = 1_000_000
 """Bytes. Real events over 52 kB have been seen; nothing that Stripe documents comes near a megabyte."""
 
-UNAVAILABLE = "this delivery could not be recorded: Stripe delivers it again, and the log of this service says why"
+UNAVAILABLE = "this delivery could not be recorded and must be sent again: the log of this service says why"
 
 LOG_EVERY = 1.0
 """Seconds between two log lines about requests refused for the same reason, because anybody can send a million."""

@@ -323,7 +323,7 @@ def _parse(body: bytes) -> tuple[dict[str, Any], bool]:
         except ValueError:
             raise InvalidPayload("the body is not JSON") from None
     if not isinstance(payload, dict):
-        raise InvalidPayload("the body is JSON, but not an object: Stripe sends one event at a time")
+        raise InvalidPayload("the body is JSON, but not an object: a delivery is one event")
     return payload, is_odd
 
 

@@ -105,6 +105,22 @@ def test_what_the_sender_has_not_signed_is_refused_and_nothing_is_stored(
     assert rows(conn) == []
 
 
+@pytest.mark.parametrize("name", SENDERS)
+@pytest.mark.parametrize("queue", [True, False])
+def test_no_answer_tells_another_sender_of_stripe(app: pgonce.App, conn: Connection, name: str, queue: bool) -> None:
+    sender, sign, content, event_id, event_type = SENDERS[name]
+    body = json.dumps(content).encode()
+    endpoint = pgonce.Endpoint(app, verify=sender, queue=queue)
+    insert = "insert into webhook_events (stripe_event_id, event_type) values (%s, %s)"
+    conn.execute(insert, [event_id, event_type])  # by another client, which is handling it
+    answers = [endpoint.handle(body, sign(body)), endpoint.handle(b"[]", sign(b"[]"))]
+    conn.execute("delete from webhook_events")
+    conn.execute("alter table webhook_events add constraint none check (false)")
+    answers.append(endpoint.handle(body, sign(body)))
+    assert [answer.status for answer in answers] == [200 if queue else 409, 400, 503]
+    assert not any(b"Stripe" in answer.body for answer in answers)
+
+
 def test_a_standard_webhook_that_is_old_or_of_the_future_is_refused_and_svix_s_names_are_known(
     app: pgonce.App, conn: Connection
 ) -> None:
