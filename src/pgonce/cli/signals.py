@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,6 +19,8 @@ from pgonce.core.service import StopRequests
 T = TypeVar("T")
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 """The signals that ask a command to end."""
+_restores: list[Callable[[], None]] = []
+"""Those of the blocks of `handled` that are entered, the innermost last."""
 
 
 @contextmanager
@@ -36,10 +39,23 @@ def handled(handler: Callable[[int], object], names: tuple[str, ...] = STOPS) ->
 
     for number in usual:
         signal.signal(number, lambda number, _: handler(number))
+    _restores.append(restore)
     try:
         yield restore
     finally:
+        _restores.remove(restore)
         restore()
+
+
+def _restore_in_child() -> None:
+    # A job may fork. The child would take the SIGTERM by which a multiprocessing.Pool ends it for a request to this
+    # command, and its parent would wait for ever.
+    for restore in reversed(_restores):
+        restore()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_restore_in_child)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
 APP = """
-import asyncio, subprocess, threading, time
+import asyncio, multiprocessing, subprocess, threading, time
 import pgonce
 app = pgonce.App()
 
@@ -69,6 +69,20 @@ async def exits_async(run):
 async def fails_to_exit(run):
     raise SystemExit("")  # the exit code is 1
 
+def waits(pipe):
+    pipe.send("ready")
+    time.sleep(3600)
+
+@app.job("forks", every="1 s", catch_up="last")
+def forks(run):
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    child = fork.Process(target=waits, args=[theirs])
+    child.start()
+    ours.recv()
+    child.terminate()
+    child.join()
+
 @app.job("finishes", every="1 s", catch_up="last")
 def finishes(run):
     with run.transaction() as tx:
@@ -100,7 +114,9 @@ def worker(database: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
     for each, handler in usual.items():
         signal.signal(each, handler)
     for process in started:
-        process.kill()
+        left = psutil.Process(process.pid).children() if process.poll() is None else []  # they have its stderr, too
+        for each in (process, *left):
+            each.kill()
         process.communicate()
 
 
@@ -169,6 +185,23 @@ def test_a_run_whose_child_process_the_signal_has_ended_is_due_again(
     assert process.wait(60) == 0
     assert runs(conn) == [("child", "failed", "worker stopped")]
     assert due(conn) == ["child"]
+
+
+@pytest.mark.parametrize("name", ["worker", "serve"])
+def test_a_signal_ends_a_forked_child_of_a_job(
+    worker: Callable[..., subprocess.Popen[str]], conn: Connection, name: str
+) -> None:
+    process = worker("forks", name=name)
+    assert process.stderr is not None
+    stderr = process.stderr
+    last = "startup complete" if name == "serve" else "worker started"
+    wait_until(lambda: last in stderr.readline(), "the start", 60)
+    began = "select clock_timestamp()"
+    since = conn.execute(began.encode()).fetchone()
+    ended = "select from cron_job_runs where status = 'succeeded' and started_at > %s"
+    wait_until(lambda: conn.execute(ended.encode(), since).fetchone() is not None, "the end of a run", 60)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
 
 
 def test_a_run_that_gets_to_its_end_in_time_has_succeeded(
