@@ -17,7 +17,7 @@ from pgonce.seeds.seed import Seed
 
 # A key that ON CONFLICT can use and that identifies a row: unique, not partial, not on expressions, not deferrable,
 # not of ranges that may not overlap, over exactly these columns, none of them nullable (two NULLs never conflict: rows
-# would double).
+# would double). Where a collation of the index calls a and A equal, that of the column does so, too, and the reverse.
 _KEY_INDEX = """(
     select i.indexrelid from pg_catalog.pg_index i
     where i.indrelid = %(table)s and i.indisunique and i.indimmediate and i.indisvalid and not i.indisexclusion
@@ -25,7 +25,12 @@ _KEY_INDEX = """(
       and (select array_agg(a.attname::text order by a.attname) from pg_catalog.pg_attribute a
            where a.attrelid = i.indrelid and a.attnum = any (i.indkey[0:i.indnkeyatts - 1]) and a.attnotnull)
           = (select array_agg(k order by k) from unnest(%(key)s::text[]) k)
-      and i.indnkeyatts = cardinality(%(key)s::text[]) limit 1)"""
+      and i.indnkeyatts = cardinality(%(key)s::text[])
+      and not exists (
+        select from unnest(i.indkey[0:i.indnkeyatts - 1]::int2[], i.indcollation::oid[]) e(attnum, coll)
+        join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = e.attnum and a.attcollation <> e.coll
+        join pg_catalog.pg_collation o on o.oid in (e.coll, a.attcollation) and not o.collisdeterministic)
+      limit 1)"""
 _TABLE = f"""
 with tree as (select relid as oid from pg_partition_tree(%(table)s) union select %(table)s::regclass)
 select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersistence::text, c.relkind::text,
@@ -215,8 +220,8 @@ def _refuse_unfit(table: Mapping[str, Any], seed: Seed) -> None:
         )
     if seed.key and table["key_index"] is None:
         raise SchemaError(
-            f"table {seed.into} has no plain unique index over ({', '.join(seed.key)}) with every column NOT NULL: "
-            "the key must identify the rows that are there already"
+            f"table {seed.into} has no plain unique index over ({', '.join(seed.key)}) with every column NOT NULL"
+            " and of its own collation: the key must identify the rows that are there already"
         )
     if table["relpersistence"] == "t":
         raise SchemaError(f"table {seed.into} is temporary: another connection cannot see it")

@@ -62,6 +62,7 @@ def debian() -> Iterator[str]:
         subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", german], check=False)
         patch.setenv("LOCPATH", folder)
         with debian_server() as url, psycopg.connect(url, autocommit=True) as conn:
+            conn.execute(FOLDING)
             if german.exists():
                 conn.execute("alter database postgres set lc_monetary = 'de_DE.UTF-8'")
             yield url
@@ -81,7 +82,6 @@ def test_a_number_is_not_read_as_a_hundred_times_as_much_money(debian: str) -> N
 
 def test_of_keys_that_a_collation_or_citext_calls_equal_one_row_is_there_as_a_whole(debian: str) -> None:
     with pools.open_pool(debian, 4) as pool, psycopg.connect(debian, autocommit=True) as conn:
-        conn.execute(FOLDING)
         conn.execute("create schema apart; create extension citext schema apart")  # as in Supabase
         kinds = ("text collate folding", "apart.citext")
         for kind in kinds:
@@ -104,6 +104,23 @@ def check_equal_keys(seeds: Seeds, conn: Conn, kind: str, keys: tuple[str, str])
         conn.execute(f"update things set id = %s::{kind}".encode(), [other])
         found = seeds.verify(what)
         assert (found["ok"], found["different"], found["missing"]) == (False, 1, 0)
+        conn.execute("drop table things; truncate seed_checkpoints")
+
+
+@pytest.mark.parametrize(("column", "index"), [("default", "folding"), ("folding", "C"), ("C", "POSIX")])
+def test_an_index_that_compares_keys_otherwise_than_their_column_is_no_key(
+    debian: str, column: str, index: str
+) -> None:
+    with pools.open_pool(debian, 4) as pool, psycopg.connect(debian, autocommit=True) as conn:
+        conn.execute(f'create table things (id text collate "{column}" not null, note text)'.encode())
+        conn.execute(f'create unique index on things (id collate "{index}")'.encode())
+        what = seed(("a", "1"), ("A", "2"), ("a", "3"))
+        if "folding" in {column, index}:
+            with pytest.raises(SchemaError, match=r"no plain unique index .* of its own collation"):
+                Seeds(pool).run(what)
+        else:
+            assert Seeds(pool).run(what).outcome == "complete"
+            assert conn.execute("select id, note from things").fetchall() == [("a", "1"), ("A", "2")]
         conn.execute("drop table things; truncate seed_checkpoints")
 
 
