@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg import AsyncConnection
@@ -30,9 +30,9 @@ _BY_POLICY, _BY_RAISE = "ExecWithCheckOptions", "exec_stmt_raise"
 """Functions of the server in which an error with any SQLSTATE is caused by one row, too."""
 _INPUT_FAULT = ("0A", "3D", "3F", "42", "XX000")
 """Those that one row causes if COPY names the column whose value it was reading, as of regclass, ltree and hstore."""
-_COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
+# The first one: a value may be quoted after it, such as "x, line 7, column y". The words are in the server's language.
+_PLACE = re.compile(r"^COPY .*?, \S+ (?P<line>\d+)(?:, \S+ (?P<column>[^:]*[^:\s])\s*:)?", re.MULTILINE)
 _VALUE = re.compile(r'(?<!encoding )".*"', re.DOTALL)
-_LINE = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)
 KEPT = 32_000_000
 """Bytes of a bad row at most of which its values are kept. jsonb holds 268 MB in all, and bytes take two each there.
 
@@ -114,7 +114,7 @@ async def _write_in_pieces(conn: AsyncConnection[Any], loader: TableLoader, batc
                 pieces += [(middle, stop), (start, middle)]
                 continue
             pieces.append((start + named + 1, stop))
-            if _COLUMN.search(error.diag.context or ""):
+            if _place(error, "column"):
                 found.add_line(numbers[start + named], part[named], error)
             else:  # by itself: its key may be there, and of a row that is too big COPY names the last one it has read
                 pieces.append((start + named, start + named + 1))
@@ -237,13 +237,19 @@ def is_row_fault(error: psycopg.Error) -> bool:
         return True
     if diag.source_function == _BY_RAISE:
         return not is_transient(error)
-    return state.startswith(_INPUT_FAULT) and bool(_COLUMN.search(diag.context or ""))
+    return state.startswith(_INPUT_FAULT) and _place(error, "column") is not None
 
 
 def _named(error: psycopg.Error, lines: int) -> int | None:
     """The line that COPY names, from 0."""
-    match = _LINE.search(error.diag.context or "")
-    return int(match[1]) - 1 if match and 0 < int(match[1]) <= lines else None
+    line = int(_place(error, "line") or 0)
+    return line - 1 if 0 < line <= lines else None
+
+
+def _place(error: psycopg.Error, part: Literal["line", "column"]) -> str | None:
+    """The number of the line, or the name of the column, that COPY was reading."""
+    match = _PLACE.search(error.diag.context or "")
+    return match[part] if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,9 +265,7 @@ class _Why:
 
 
 def _why(error: psycopg.Error) -> _Why:
-    context = _COLUMN.search(error.diag.context or "")
-    column = error.diag.column_name or (context[1] if context else None)
-    return _Why(reason_of(error), column, error.sqlstate)
+    return _Why(reason_of(error), error.diag.column_name or _place(error, "column"), error.sqlstate)
 
 
 def reason_of(error: psycopg.Error) -> str:

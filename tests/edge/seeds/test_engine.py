@@ -167,6 +167,22 @@ def test_each_bad_row_of_a_hundred_costs_three_copies(
     assert calls <= 32
 
 
+def test_a_bad_value_that_reads_like_the_place_of_another_row_makes_no_other_row_bad(
+    seeds: Seeds, table: str, conn: Conn
+) -> None:
+    source = numbers(8)
+    source.rows[1] = ("x, line 4", "x", "t1")
+    source.rows[2] = ("x, line 5, column secret: y", "x", "t2")
+    source.rows[5] = (5, "bad", "x, line 4, column secret: y")
+    assert counts(run(seeds, source, batch_size=8, max_rejects=4)) == (5, 0, 0, 3)
+    assert ids(conn) == [0, 3, 4, 6, 7]
+    assert [(each.row_number, each.column_name) for each in seeds.rejects("s")] == [(2, "id"), (3, "id"), (6, None)]
+    source.rows.append((8, "bad", "x, column secret"))
+    with pytest.raises(RowRejected) as refused:
+        run(seeds, source, max_rejects=3)
+    assert "secret" not in str(refused.value)
+
+
 def test_when_half_of_the_rows_are_bad_the_other_half_is_written(seeds: Seeds, table: str, conn: Conn) -> None:
     source = numbers(60, **{f"n{n}": "bad" for n in range(0, 60, 2)})
     assert counts(run(seeds, source, max_rejects=30, batch_size=40)) == (30, 0, 0, 30)

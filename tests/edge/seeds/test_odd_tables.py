@@ -571,6 +571,18 @@ def test_a_view_is_refused(seeds: Seeds, conn: Conn, made: str) -> None:
         seeds.run(seed((1, "a")))
 
 
+def test_a_value_that_its_type_reads_as_a_name_is_a_reject_in_every_language(debian: str) -> None:
+    with psycopg.connect(debian) as conn:
+        if conn.execute("show lc_monetary").fetchone() != ("de_DE.UTF-8",):
+            pytest.skip("there is no locale of Germany: apt-get install locales")
+        conn.execute("create table things (id int primary key, note regclass)")
+    with pools.open_pool(f"{debian}&options=-clc_messages%3Dde_DE.UTF-8", 4) as pool, pool.connection() as conn:
+        what = seed((1, "pg_class"), (2, "secret"), max_rejects=1)
+        assert Seeds(pool).run(what).outcome == "complete"
+        assert [(each.row_number, each.column_name) for each in Seeds(pool).rejects("s")] == [(2, "note")]
+        conn.execute("drop table things; truncate seed_checkpoints, pgonce_seed_rejects")
+
+
 @pytest.mark.parametrize("name", ["secret", "secret.a", "secret.public.a", "secret.a.b.c"])
 def test_a_value_that_its_type_reads_as_a_name_is_a_reject_without_the_name(
     seeds: Seeds, conn: Conn, name: str
