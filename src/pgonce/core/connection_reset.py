@@ -16,7 +16,7 @@ from pgonce.core.concurrency import LEAVE, sleep, wait_until_free
 from pgonce.core.database import is_own
 from pgonce.core.execute import Pool, send
 from pgonce.core.handler_session import RESET, ClientState
-from pgonce.core.lent_connection import CANCEL, abandon, close_for_good, cut, detach, lend
+from pgonce.core.lent_connection import CANCEL, abandon, check_awaited, close_for_good, cut, detach, lend
 from pgonce.errors import PgonceError
 
 LEFT_OPEN = (
@@ -59,12 +59,13 @@ def lent(conn: Connection[Any]) -> Iterator[Connection[Any]]:
     """Give the body another object for the same session (see `lend`), which ends with the body.
 
     Raises:
-        PgonceError: the body has left a COPY, a stream or a pipeline open, or a statement of a thread or task. The
-            connection is closed then.
+        PgonceError: the body has left a COPY, a stream or a pipeline open, or a statement of a thread or task (the
+            connection is closed then), or has not awaited a statement.
     """
     theirs = lend(conn)
     try:
         yield theirs
+        check_awaited(theirs)
     finally:
         try:
             if conn.lock.locked():  # by a stream that was left early: the event loop closes it soon, by ``theirs``

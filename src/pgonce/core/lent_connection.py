@@ -3,9 +3,10 @@
 # ruff: noqa: SLF001 -- psycopg has no public way to have a second connection object on one session
 from __future__ import annotations
 
+import inspect
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -13,7 +14,7 @@ import psycopg
 from psycopg import pq
 from psycopg.adapt import AdaptersMap
 
-from pgonce.errors import DatabaseUnavailable, first_line
+from pgonce.errors import DatabaseUnavailable, PgonceError, first_line
 
 C = TypeVar("C", bound="psycopg.Connection[Any] | psycopg.AsyncConnection[Any]")
 CANCEL = 5.0
@@ -34,6 +35,7 @@ def _refuse(*_: object, **__: object) -> NoReturn:
 _ENDED = dict.fromkeys(("wait", "cursor", "execute", "transaction", "pipeline", "commit", "rollback"), _refuse) | {
     "pgconn": _CLOSED
 }
+_BEGUN = "_pgonce_begun"
 
 
 def lend(conn: C) -> C:
@@ -52,6 +54,8 @@ def lend(conn: C) -> C:
     lent._pool = None  # of a pool with `close_returns`, close() would give the lent object to the pool
     if conn._adapters is not None:
         lent._adapters = AdaptersMap(conn._adapters)
+    if isinstance(lent, psycopg.AsyncConnection):
+        _keep_unawaited(lent)
     return lent
 
 
@@ -79,6 +83,33 @@ def _counting_async(wait: Callable[..., Any], waiting: list[None]) -> Callable[.
             waiting.pop()
 
     return counted
+
+
+def _keep_unawaited(lent: psycopg.AsyncConnection[Any]) -> None:
+    execute, begun = lent.execute, list[Coroutine[Any, Any, Any]]()
+
+    def keep(*args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
+        while begun and inspect.getcoroutinestate(begun[-1]) != inspect.CORO_CREATED:
+            del begun[-1]
+        begun.append(execute(*args, **options))
+        return begun[-1]
+
+    lent.__dict__.update({"execute": keep, _BEGUN: begun})
+
+
+def check_awaited(lent: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Check that each statement of ``execute`` on a lent asynchronous connection was awaited.
+
+    Raises:
+        PgonceError: one was not, and so it was not run. Its transaction would be committed without it.
+    """
+    left = [each for each in lent.__dict__.get(_BEGUN, ()) if inspect.getcoroutinestate(each) == inspect.CORO_CREATED]
+    for each in left:
+        each.close()  # or Python warns, too
+    if left:
+        raise PgonceError(
+            "execute was called without await, so its statement was not run: write `await tx.execute(...)`"
+        )
 
 
 def close_for_good(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

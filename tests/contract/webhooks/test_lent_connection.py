@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -64,6 +65,50 @@ def test_a_later_handler_cannot_use_it(
     work(app, database, conn, concurrency=1)
     assert before
     assert sorted(effects())[-2:] == ["evt_1", "evt_2"]
+
+
+@pytest.mark.parametrize("kind", ["worker", "batch", "inline", "job"])
+def test_nothing_is_committed_without_a_statement_that_was_not_awaited(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
+) -> None:
+    async def pay(_event: Any, tx: AsyncConnection[Any]) -> None:
+        await asyncio.gather(*(tx.execute("insert into effects (event) values ('awaited')") for _ in range(3)))
+        tx.execute("insert into effects (event) values ('forgotten')")  # type: ignore[unused-coroutine]
+
+    async def deliver() -> None:
+        async with await databases.open_async_pool(database, 2) as pool:
+            if kind == "inline":
+                await pgonce.AsyncWebhooks(pool).handle(stripe.read(b'{"id": "evt_1", "type": "pay"}'), pay)
+            async with pgonce.AsyncJobs(pool).run("pay") as run:
+                assert run is not None
+                async with run.transaction() as tx:
+                    await pay(None, tx)
+
+    if kind in {"inline", "job"}:
+        with pytest.raises(pgonce.PgonceError, match="without await"):
+            asyncio.run(deliver())
+    else:
+        (app.webhook if kind == "worker" else app.webhook_batch)("pay")(pay)
+        put("pay", "evt_1")
+        work(app, database, conn)
+        error = conn.execute("select error_message from webhook_events").fetchone()
+        assert "without await" in str(error)
+    assert effects() == []
+
+
+def test_a_statement_whose_task_was_cancelled_before_it_began_is_no_error(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    @app.webhook("pay")
+    async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        task = asyncio.create_task(tx.execute(STOLEN))
+        task.cancel()
+        await asyncio.wait({task})
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+
+    put("pay", "evt_1")
+    work(app, database, conn)
+    assert effects() == ["evt_1"]
 
 
 def test_an_asynchronous_one_neither(
