@@ -107,7 +107,7 @@ class Cron(Schedule):
             )
         try:
             exists = self.after(datetime(2000, 1, 1, tzinfo=UTC))
-        except CronSimError as error:
+        except (CronSimError, ValueError) as error:
             raise InvalidArgument(f'cron "{self.expression}" cannot be read: {str(error).lower()}') from None
         if exists is None:
             raise InvalidArgument(f'cron "{self.expression}" never fires: no date matches it')

@@ -154,6 +154,7 @@ def test_the_line_break_of_a_file_is_no_part_of_a_time_zone() -> None:
         ({"cron": "* * * *"}, "has not five fields"),
         ({"cron": "0 * * * * *"}, "has not five fields"),
         ({"cron": "61 * * * *"}, "cannot be read: bad minute"),
+        ({"cron": f"{'9' * 5000} * * * *"}, "cannot be read: exceeds the limit"),
         ({"cron": "0 0 31 2 *"}, "cannot be read"),
         ({"cron": "0 6 * * *", "timezone": "New York"}, 'no time zone "New York"'),
         ({"cron": "0 6 * * *", "timezone": "../etc/passwd"}, "no time zone"),
