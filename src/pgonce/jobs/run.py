@@ -25,7 +25,7 @@ from pgonce.core.concurrency import CANCELS, call_in_loop, repeating, running_lo
 from pgonce.core.connection_reset import lent, resetting
 from pgonce.core.execute import LOST, Pool, call, connection, execute, is_usual, only_in, transaction, translated
 from pgonce.core.failures import traceback_of
-from pgonce.core.lent_connection import was_lost
+from pgonce.core.lent_connection import close_for_good, was_lost
 from pgonce.core.with_block import WithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -244,6 +244,7 @@ class Run:
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 os.dup2(ours.fileno(), conn.fileno())
+            close_for_good(conn)  # or a statement that a thread of the parent executes would be cancelled
 
     def _send_heartbeat(self) -> bool:
         """One heartbeat, in the thread that sends them; False when the body should end."""

@@ -24,7 +24,7 @@ from pgonce.core.concurrency_async import CANCELS, call_in_loop, repeating, runn
 from pgonce.core.connection_reset_async import lent, resetting
 from pgonce.core.execute_async import LOST, Pool, call, connection, execute, is_usual, only_in, transaction, translated
 from pgonce.core.failures import traceback_of
-from pgonce.core.lent_connection import was_lost
+from pgonce.core.lent_connection import close_for_good, was_lost
 from pgonce.core.with_block import AsyncWithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -243,6 +243,7 @@ class AsyncRun:
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 os.dup2(ours.fileno(), conn.fileno())
+            close_for_good(conn)  # or a statement that a thread of the parent executes would be cancelled
 
     def _send_heartbeat(self) -> bool:
         """One heartbeat, in the thread that sends them; False when the body should end."""
