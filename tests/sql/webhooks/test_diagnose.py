@@ -129,6 +129,15 @@ def test_an_event_waits_for_a_handler_that_a_process_had_within_the_hour(conn: C
     assert diagnose(conn)[0]["kind"] == "unhandled"
 
 
+@pytest.mark.parametrize("handles", ["a.*", "c.*"])
+def test_an_event_that_its_handler_has_postponed_waits_for_its_time(conn: Connection, handles: str) -> None:
+    conn.execute((WORKER % handles).encode())
+    put(conn, "evt_1", {"lease": "null", "queued": "true", "next_attempt_at": AHEAD})
+    [found] = diagnose(conn)
+    assert found["kind"] == "postponed"
+    assert found["evidence"].startswith("Its next attempt is at ")
+
+
 def test_a_lease_that_is_renewed_elsewhere_counts(conn: Connection) -> None:
     put(conn, "evt_1", {"lease_expires_at": PAST, "queued": "true", "next_attempt_at": PAST})
     assert value(conn, "select pgonce_renew_webhook(id, lease) from webhook_events") is True

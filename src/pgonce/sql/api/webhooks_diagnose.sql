@@ -150,14 +150,14 @@ begin
           and (o.status = 'processing' or o.received_at > v_now - interval '1 hour')
         order by o.received_at, o.id limit 1;
       end if;
-      if not pgonce_has_live_handler(v.event_type) then
+      if v.next_attempt_at > v_now then  -- not due: whether a worker is running does not matter yet
+        v_kind := case when v_earlier_id is null then 'postponed' else 'behind' end;
+      elsif not pgonce_has_live_handler(v.event_type) then
         -- workers look for such events every two seconds
         v_kind := case when v.status = 'processing' and v.next_attempt_at > v_now - interval '1 minute'
                          and pgonce_is_type_unhandled(v.event_type) then 'unhandled' else 'no_worker' end;
       elsif v_earlier_id is not null then
         v_kind := 'behind';
-      elsif v.next_attempt_at > v_now then
-        v_kind := 'postponed';
       elsif v.lease is not null then
         v_kind := 'died';
       elsif v.next_attempt_at < v_now - interval '5 minutes' then
