@@ -103,3 +103,38 @@ def test_late_events_are_found_by_the_first_page_s_button(conn: Connection, open
     expect(row).to_contain_text("Due since")
     expect(row).not_to_contain_text("Next attempt")
     conn.execute("delete from webhook_events where stripe_event_id = 'evt_due'")
+
+
+def test_a_list_that_ends_before_its_rows_do_says_so(conn: Connection, open_page: Open) -> None:
+    conn.execute(
+        "insert into seed_checkpoints (seed_name, status, rows_seen, rows_rejected)"
+        " values ('many', 'failed', 12001, 12001)"
+    )
+    conn.execute(
+        "insert into pgonce_seed_partitions (seed_name, partition, status)"
+        " select 'many', 'p' || n, case when n > 58 then 'failed' else 'complete' end from generate_series(1, 60) n"
+    )
+    conn.execute(
+        'insert into pgonce_seed_rejects (seed_name, row_number, error, reason, "row")'
+        " select 'many', n, 'x', case when n in (1, 12001) then 'rare' else 'frequent' end, '{}'"
+        " from generate_series(1, 12001) n"
+    )
+    conn.execute(
+        "insert into cron_job_runs (job_name, key, status, completed_at)"
+        " select 'seed_runner', 'many', 'failed', now() from generate_series(1, 25)"
+    )
+    conn.execute(
+        "insert into cron_job_runs (job_name, key, status, completed_at)"
+        " select 'keyed', 'k' || n, 'succeeded', now() from generate_series(1, 120) n"
+    )
+    page = open_page("/import?name=many")
+    said = page.inner_text("main")
+    assert "12,001 rows; counted here are the first 10,000" in said
+    assert "58 of 60 complete; 50 are shown" in said
+    assert page.inner_text("#partitions tr >> nth=0").startswith("p59")  # what is not complete comes first
+    assert "The newest 20." in said
+    assert page.inner_text("#resumes tr a >> nth=0") != "20"  # of 25
+    page.click("text=rare")
+    assert "the 10,000 from here on were searched" in page.inner_text("main")
+    page.goto(page.url.partition("/import")[0] + "/job?name=keyed")
+    assert "the first 100 keys" in page.inner_text("nav[aria-label=Keys]")

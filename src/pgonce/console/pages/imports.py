@@ -31,12 +31,14 @@ from pgonce.seeds import calls_console_operate as operate
 from pgonce.seeds.calls import Checkpoint, Reject, get_checkpoint
 from pgonce.seeds.calls_console import RejectReason, RejectRow, SeedLine, SeedRun
 from pgonce.seeds.calls_diagnose import diagnose_seed
-from pgonce.seeds.calls_operate import get_partitions, get_rejects
+from pgonce.seeds.calls_operate import count_rejects, get_partitions, get_rejects
 from pgonce.seeds.pace import Pace, pace
 from pgonce.seeds.seeds_async import AsyncSeeds
 
 log = logging.getLogger("pgonce")
 MOST_PARTITIONS = 50
+SEARCHED = 10_000
+"""Rejected rows that are counted by reason, and searched for one, from the first or the given one on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,9 @@ class ImportPage(ImportLine):
     """The newest first."""
     rejects: list[RejectReason]
     partitions: list[Checkpoint]
+    """The first of them, those that are not complete before the others."""
+    all_partitions: int
+    complete_partitions: int
     paused_by: AuditLine | None
     """Who asked for the pause that holds."""
 
@@ -127,12 +132,14 @@ async def _read(request: Request, name: str) -> ImportPage:
         if checkpoint is None:
             raise NotFound(f"the import {name!r} has never run here")
         (seed,) = await read(calls.console_seeds(name=name))
+        partitions = await read(get_partitions(name))
+        complete = sum(each.status == "complete" for each in partitions)
         return ImportPage(
             seed, pace_of(seed, now), now, checkpoint,
             await read(diagnose_seed(name)),
             await read(calls.console_seed_runs(name)),
             await read(calls.console_seed_rejects(name)),
-            (await read(get_partitions(name)))[:MOST_PARTITIONS],
+            sorted(partitions, key=lambda each: each.status == "complete")[:MOST_PARTITIONS], len(partitions), complete,
             await read(find_pause("import", name, seed.paused_at)),
         )  # fmt: skip
 
@@ -171,6 +178,8 @@ class Rejects:
     columns: Sequence[str]
     rows: Sequence[RejectRow]
     more: int | None
+    searched_all: bool
+    """Whether all rejected rows of the import were searched for this reason, not only the next 10,000."""
 
 
 async def rejects(request: Request) -> Response:
@@ -181,11 +190,15 @@ async def rejects(request: Request) -> Response:
     async with reading(request) as read:
         rows = await read(calls.console_seed_reject_rows(name, like, fields.read_number(sent, "after"), 51))
         reasons = await read(calls.console_seed_rejects(name))
+        rejected = await read(count_rejects(name))
     reason = next((each.reason for each in reasons if each.first_id == like), None)
-    columns = list(dict.fromkeys(column for row in rows for column in row.row or ()))[:60]
-    found = Rejects(name, like, reason, columns, rows[:50], rows[49].id if len(rows) > 50 else None)
-    most = max(min(50_000 // max(len(columns) * len(rows), 1), 500), 15)
-    return await respond.respond(request, "imports/rejects.html", found, most=most, shortened=shortened)
+    columns = list(dict.fromkeys(column for row in rows for column in row.row or ()))
+    more = rows[49].id if len(rows) > 50 else None
+    found = Rejects(name, like, reason, columns[:60], rows[:50], more, more is not None or rejected <= SEARCHED)
+    most = max(min(50_000 // max(len(found.columns) * len(rows), 1), 500), 15)
+    return await respond.respond(
+        request, "imports/rejects.html", found, most=most, shortened=shortened, all_columns=len(columns)
+    )
 
 
 async def rejects_csv(request: Request) -> Response:
