@@ -456,6 +456,7 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         (("job", "stats", "--since", "banana"), "is not a length of time"),
         (("cleanup", "--runs-older-than", "banana"), "is not a length of time"),
         (("serve", "--port", "70000"), "70000"),
+        (("job", "show", "zzzz"), "digits; pgonce job ls --job NAME lists them: see pgonce job show --help"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
 )

@@ -31,7 +31,8 @@ class RunId(click.ParamType):  # type: ignore[type-arg] # generic only in newer 
         digits = str(value).lower().replace("-", "")
         if not 4 <= len(digits) <= 32 or not set(digits) <= set("0123456789abcdef"):
             self.fail(
-                f'"{value}" is not the id of a run, nor its first four or more digits: see pgonce job ls --job NAME',
+                f'"{value}" is not the id of a run, nor its first four or more digits; '
+                "pgonce job ls --job NAME lists them",
                 param,
                 ctx,
             )
