@@ -87,8 +87,8 @@ def test_the_time_of_another_year_lies_beside_what_happened_then(conn: Connectio
     page = open_page("/webhook?id=evt_old")
     for width in (1440, 380):
         page.set_viewport_size({"width": width, "height": 800})
-        at = "document.querySelector('#life li:first-child {}').getBoundingClientRect()"
-        assert page.evaluate(f"{at.format('time')}.right <= {at.format('div')}.left"), width
+        time = page.locator("#life li:first-child time")
+        assert time.evaluate("each => each.scrollWidth <= each.clientWidth"), width
 
 
 def test_late_events_are_found_by_the_first_page_s_button(conn: Connection, open_page: Open) -> None:
