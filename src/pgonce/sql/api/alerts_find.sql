@@ -52,7 +52,6 @@ returns table (kind text, subject text, dedupe_key text, message text, detail js
 language plpgsql stable set search_path from current as $$
 declare
   v_in_a_row constant integer := 3;
-  v_alone constant integer := 3;
   v_utc constant text := 'YYYY-MM-DD HH24:MI "UTC"';
   v_epoch constant timestamptz := '2000-01-01 00:00:00Z';
   v_now timestamptz := clock_timestamp();
