@@ -215,10 +215,8 @@ class _Comparison:
         with connection(self._pool) as conn:
             started = int(fetch(conn, "select pg_catalog.clock_timestamp()")[0][0].timestamp())
         start = self._start(name) if since is None else since
-        known: list[str] = []
-        if account is None:
-            own = lists.delivered_webhooks(max(start, started - MONTH), started - LISTED_AFTER)
-            known = call(self._pool, own, self._schema)
+        delivered = lists.delivered_webhooks(max(start, started - MONTH), started - LISTED_AFTER, account)
+        known = call(self._pool, delivered, self._schema)
         is_ours = not known
         newest = 0
         ids: list[str] = []

@@ -70,9 +70,12 @@ def match_webhooks(prefix: str) -> Call[list[str]]:
     return Call("pgonce_match_webhooks", {"p_prefix": prefix}, column)
 
 
-def delivered_webhooks(first: int, last: int) -> Call[list[str]]:
-    """Some of the platform's own events that Stripe created between two times (unix seconds), and has delivered."""
-    return Call("pgonce_delivered_webhooks", {"p_from": first, "p_to": last}, column)
+def delivered_webhooks(first: int, last: int, account: str | None) -> Call[list[str]]:
+    """Some events that Stripe created between two times (unix seconds), and has delivered.
+
+    They are a connected account's, or the platform's own.
+    """
+    return Call("pgonce_delivered_webhooks", {"p_from": first, "p_to": last, "p_account": account}, column)
 
 
 def missing_webhooks(event_ids: Sequence[str]) -> Call[list[str]]:

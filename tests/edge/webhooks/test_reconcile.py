@@ -157,6 +157,26 @@ def test_a_list_without_any_event_that_was_delivered_is_of_another_account(
     assert reconcile()[:2] == (0, "1 seen, 1 recovered, 0 missing\n")
 
 
+@pytest.mark.parametrize("account", [None, "acct_A"], ids=["the platform", "a connected account"])
+def test_a_key_of_another_mode_recovers_nothing_however_busy_connected_accounts_are(
+    reconcile: Any, stripe: Stripe, conn: Connection[Any], account: str | None
+) -> None:
+    def deliver(event_id: str, account: str | None, count: int = 1) -> None:
+        event = {"object": "event", "created": int(time.time()) - 600, "livemode": True, "account": account}
+        insert = "insert into webhook_events (stripe_event_id, event_type, payload, deliveries)"
+        row = "select %s || n, 'customer.updated', jsonb_build_object('id', %s || n) || %s, 1"
+        conn.execute(f"{insert} {row} from generate_series(1, %s) as n", [event_id, event_id, json.dumps(event), count])
+
+    stripe.happen(1, account=account)
+    deliver("evt_live", account)
+    deliver("evt_of_a_busy_one", "acct_gone", 300)
+    code, out, err = reconcile()
+    assert (code, out) == (1, "" if account is None else "1 seen, 0 recovered, 0 missing\n")
+    assert "Stripe lists none of the last 1 events delivered here: the key is of another account or mode" in err
+    assert conn.execute("select count(*) from webhook_events").fetchone() == (301,)
+    assert conn.execute("select count(*) from pgonce_watermarks").fetchone() == (0,)
+
+
 def test_a_second_comparison_recovers_nothing(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
     stripe.happen(120)
     assert reconcile()[1] == "120 seen, 120 recovered, 0 missing\n"

@@ -59,19 +59,25 @@ language sql stable set search_path from current as $$
 $$;
 comment on function pgonce_missing_webhooks(text[]) is 'pgonce: which of these events were never recorded.';
 
-create or replace function pgonce_delivered_webhooks(p_from bigint, p_to bigint) returns setof text
+create or replace function pgonce_delivered_webhooks(p_from bigint, p_to bigint, p_account text default null) returns setof text
 language sql stable set search_path from current as $$
-  with delivered as (
+  with newest as (
+    (select n.* from (select * from webhook_events w where p_account is null order by w.received_at desc limit 20000) n
+     where n.account is null order by n.received_at desc limit 200)
+    union all
+    (select w.* from webhook_events w where w.account = p_account order by w.received_at desc limit 200)),
+  delivered as (
     select e.stripe_event_id, coalesce(e.livemode, false) as live
-    from (select * from webhook_events w order by w.received_at desc limit 200) e
-    where e.provider = 'stripe' and e.account is null and e.deliveries > 0 and e.payload ->> 'object' = 'event'
+    from newest e
+    where e.provider = 'stripe' and e.deliveries > 0 and e.payload ->> 'object' = 'event'
       and e.stripe_event_id not like 'evt\_pgonce\_%'  -- `pgonce webhook send` has sent it
       and case jsonb_typeof(e.payload -> 'created') when 'number' then (e.payload ->> 'created')::numeric between p_from and p_to end)
   select d.stripe_event_id from delivered d where d.live = (select bool_or(o.live) from delivered o)
 $$;
-comment on function pgonce_delivered_webhooks(bigint, bigint) is
-  'pgonce: of the 200 newest events those of the platform itself that were delivered, and that Stripe created between two times '
-  '(unix seconds). Only live ones, if there is any: a comparison with a list that has none of them is one with another account.';
+comment on function pgonce_delivered_webhooks(bigint, bigint, text) is
+  'pgonce: of the 200 newest events of a connected account, or of the platform itself, those that were delivered, and that Stripe '
+  'created between two times (unix seconds). Only live ones, if there is any: a comparison with a list that has none of them is '
+  'one with another account. The platform''s are looked for among the 20,000 newest events.';
 
 create or replace function pgonce_expiring_dead_letters(p_older_than interval default '90 days')
 returns table (stripe_event_id text, event_type text, status text, attempts integer, object_id text, account text,
