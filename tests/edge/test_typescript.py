@@ -235,6 +235,18 @@ def test_the_reason_of_a_failure_is_kept_whatever_was_thrown(postgrest: PostgRES
     assert kept == [("a \ufffd and \ufffd, not \U0001f600",)]
 
 
+def test_a_body_that_is_not_text_is_refused_and_not_recorded_as_something_else(
+    postgrest: PostgREST, query: Query
+) -> None:
+    assert postgrest.run("bytes", event()) == "the body must be text: await request.text(), or buffer.toString()"
+    assert query("select from webhook_events") == []
+
+
+def test_a_run_with_a_window_of_a_year_does_not_flood_the_database_with_heartbeats(postgrest: PostgREST) -> None:
+    assert postgrest.run("beatEvery", 15) == 5 * 60_000
+    assert postgrest.run("beatEvery", 366 * 24 * 60) == 2**31 - 1  # with more, Node's timers fire every millisecond
+
+
 def test_a_handler_ignores_an_event_for_good_or_leaves_it_to_whoever_has_a_handler(
     postgrest: PostgREST, query: Query
 ) -> None:

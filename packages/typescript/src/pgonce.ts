@@ -68,7 +68,8 @@ export function pgonce(client: SupabaseClient<any, any, any>) {
         (ours: boolean) => { if (!ours) stopBeating(runId); },
         () => {}, // no connection at this moment: the next heartbeat tries again
       );
-    const timer = setInterval(beatOnce, (minutes * 60_000) / 3);
+    // A timer of more than 2**31 - 1 ms (24.8 days) would fire every millisecond.
+    const timer = setInterval(beatOnce, Math.min((minutes * 60_000) / 3, 2 ** 31 - 1));
     (timer as { unref?: () => void }).unref?.(); // Node: a timer alone keeps no process alive
     beating.set(runId, timer);
   }
@@ -90,6 +91,8 @@ export function pgonce(client: SupabaseClient<any, any, any>) {
     async handleWebhook(
       event: { id: string; type: string }, body: string, handle: () => Promise<unknown>,
     ): Promise<'succeeded' | 'ignored' | 'done' | 'busy'> {
+      // A Buffer is recorded as {"type": "Buffer", "data": [...]}, and a replay would handle that.
+      if (typeof body !== 'string') throw new TypeError('the body must be text: await request.text(), or buffer.toString()');
       const [claim] = await call('claim_webhook', { p_stripe_event_id: event.id, p_event_type: event.type, p_body: body });
       if (claim.outcome !== 'claimed') return claim.outcome === 'busy' ? 'busy' : 'done';
       const mine = { p_id: claim.id, p_lease: claim.lease };

@@ -78,6 +78,21 @@ const scenarios: { [name: string]: (...args: any[]) => Promise<unknown> } = {
       .catch((error) => (error === thrown ? 'thrown' : 'another error'));
   },
 
+  /** A route of JavaScript passes what Node's stream gives. */
+  async bytes(event: { id: string; type: string }) {
+    const body: any = Buffer.from(JSON.stringify(event));
+    return helpers.handleWebhook(event, body, async () => {}).catch((error) => error.message);
+  },
+
+  /** The milliseconds between the heartbeats of a run. */
+  async beatEvery(windowMinutes: number) {
+    const setInterval = globalThis.setInterval;
+    let every = 0;
+    globalThis.setInterval = ((call: () => void, ms: number) => { every = ms; return setInterval(call, ms); }) as any;
+    await helpers.completeJobRun((await helpers.startJobRun('yearly', { windowMinutes }))!);
+    return every;
+  },
+
   /** A handler ignores the event: with a reason, or because there is no handler. */
   async ignored(event: { id: string; type: string }, why: string | null) {
     return helpers.handleWebhook(event, JSON.stringify(event), async () => {
