@@ -29,7 +29,8 @@ def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: Ap
     They are found by Stripe's Events API. The command is a run of the job stripe_sync.
 
     The events of the platform and of every connected account in the inbox are compared. Not compared
-    are accounts that it has never seen, thin events, which Stripe does not list, and types without a handler.
+    are accounts that it has never seen or that have disconnected, thin events, which Stripe does not list, and types
+    without a handler.
 
     The key comes from STRIPE_API_KEY; a restricted one that may read events is enough.
 

@@ -240,3 +240,20 @@ def test_only_what_can_be_an_account_of_stripe_s_is_asked_for(conn: Connection) 
     conn.execute("select pgonce_queue_webhooks('{github:1}', '{x}', array[%s])", [json.dumps({"account": "octo"})])
     found = conn.execute("select * from pgonce_list_webhook_accounts()").fetchall()
     assert found == [("acct_1",), ("acct_2",), ("org_1/acct_3",)]
+
+
+@pytest.mark.parametrize(
+    ("livemode", "after", "asked"),
+    [(True, None, []), (None, None, []), (False, None, ["acct_1"]), (True, "customer.created", ["acct_1"])],
+)
+def test_an_account_that_has_disconnected_is_not_asked_for(
+    conn: Connection, livemode: bool | None, after: str | None, asked: list[str]
+) -> None:
+    types = ["customer.created", "account.application.deauthorized", *([after] if after else [])]
+    for number, event_type in enumerate(types):
+        payload = json.dumps({"account": "acct_1", "livemode": livemode})
+        conn.execute(
+            "select pgonce_queue_webhooks(array[%s], array[%s], array[%s])", [f"evt_{number}", event_type, payload]
+        )
+    found = conn.execute("select * from pgonce_list_webhook_accounts()").fetchall()
+    assert found == [(account,) for account in asked]

@@ -36,12 +36,18 @@ comment on function pgonce_set_watermark(text, timestamptz) is
 
 create or replace function pgonce_list_webhook_accounts() returns setof text
 language sql stable set search_path from current as $$
+  select a.account
   -- Other senders' events may have an account, too. And what becomes a header of a request must be an id.
-  select distinct e.account from webhook_events e
-  where e.account ~ '^[A-Za-z0-9_/-]+$' and e.provider = 'stripe' and e.received_at >= now() - interval '30 days' order by 1
+  from (select distinct e.account from webhook_events e
+        where e.account ~ '^[A-Za-z0-9_/-]+$' and e.provider = 'stripe' and e.received_at >= now() - interval '30 days') a
+  cross join lateral (
+    select w.event_type, w.livemode from webhook_events w where w.account = a.account order by w.received_at desc limit 1) n
+  -- Stripe lists its events no more. The test mode is connected by itself.
+  where n.event_type <> 'account.application.deauthorized' or n.livemode is false
+  order by 1
 $$;
 comment on function pgonce_list_webhook_accounts() is
-  'pgonce: the connected accounts whose Stripe events were received in the last 30 days.';
+  'pgonce: the connected accounts whose Stripe events were received in the last 30 days, without those that have disconnected.';
 
 create or replace function pgonce_count_webhooks(p_stripe_event_ids text[]) returns bigint
 language sql stable set search_path from current as $$
