@@ -357,14 +357,17 @@ def _signature(scope: Scope) -> str:
 def _is_at(scope: Scope, path: str) -> bool:
     """Whether the request is for ``path`` below the prefix under which the app is mounted, or below a part of it.
 
-    Servers and frameworks differ in whether ``path`` still contains ``root_path``. A proxy may send the whole address,
-    and a server pass it on.
+    Servers and frameworks differ in whether ``path`` still contains ``root_path``. Litestar removes the prefix, also
+    its last slash, and does not name it: only ``raw_path`` has it. A proxy may send the whole address, and a server
+    pass it on.
     """
     prefix = scope.get("root_path", "").rstrip("/")
-    path_sent = re.sub(r"^https?://[^/]*", "", scope["path"]).rstrip("/")
+    sent = [scope["path"], (scope.get("raw_path") or b"").decode("latin-1").partition("?")[0]]
+    paths = ["/" + re.sub(r"^https?://[^/]*", "", each).strip("/") for each in sent]
     return any(
         full.endswith(path) and f"{prefix}/".startswith(full.removesuffix(path) + "/")
-        for full in (path_sent, prefix + path_sent)
+        for each in paths
+        for full in (each, prefix + each)
     )
 
 

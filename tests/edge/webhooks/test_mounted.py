@@ -62,6 +62,17 @@ def stripped(app: Any, prefix: str, root_path: str | None = None) -> Any:
     return without_prefix
 
 
+def unnamed(app: Any, prefix: str) -> Any:
+    """Remove the prefix, and the first slash with it, and tell nobody, as Litestar does."""
+
+    async def without_prefix(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["path"].removeprefix(prefix).strip("/") + "/", "root_path": ""}
+        await app(scope, receive, send)
+
+    return without_prefix
+
+
 def in_fastapi(receiver: Any, mount: str = "/webhooks", **options: Any) -> FastAPI:
     api = FastAPI(**options)
     api.mount(mount, receiver)
@@ -90,6 +101,9 @@ PLACES: dict[str, tuple[Any, str]] = {
     "a proxy that strips, told": (lambda receiver: stripped(in_fastapi(receiver), "/v1"), "/v1/webhooks/stripe"),
     "a proxy that strips, not told": (lambda app: stripped(in_fastapi(app), "/v1", ""), "/v1/webhooks/stripe"),
     "a stripped prefix": (lambda receiver: stripped(receiver, "/webhooks"), "/webhooks/stripe"),
+    "Litestar": (lambda receiver: unnamed(receiver, "/webhooks"), "/webhooks/stripe"),
+    "Litestar at a prefix": (lambda receiver: unnamed(receiver, "/v1"), "/v1/webhooks/stripe"),
+    "Litestar at the root": (lambda receiver: unnamed(receiver, "/"), "/webhooks/stripe"),
     "a stripped outer prefix": (lambda receiver: stripped(receiver, "/v1"), "/v1/webhooks/stripe"),
 }
 
