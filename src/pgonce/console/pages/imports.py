@@ -211,11 +211,15 @@ async def rejects_csv(request: Request) -> Response:
         columns |= dict.fromkeys(column for each in found for column in each.row or ())
         last = found[-1].id
 
+    names = list(columns)
+
     async def pages() -> AsyncIterator[respond.Rows]:
         async for found in _all_rejects(request, name):
-            yield [_cells(each, [*columns]) for each in found if each.id <= last]  # a later row may have other columns
+            yield [_cells(each, names) for each in found if each.id <= last]  # a later row may have other columns
+            if found[-1].id >= last:
+                return
 
-    headings = ["row_number", "partition", "sqlstate", "error", *columns, "line"]
+    headings = ["row_number", "partition", "sqlstate", "error", *names, "line"]
     return await respond.csv_file(request, "rejected-rows", headings, pages())
 
 
