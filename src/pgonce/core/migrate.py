@@ -103,9 +103,8 @@ def needs_rights(conn: psycopg.Connection[Any], schema: str) -> Iterator[None]:
     try:
         yield
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName) as error:  # without usage of it
-        if (
-            error.diag.source_function == "ExecWithCheckOptions"
-        ):  # its message is translated, and has no code of its own
+        # The message is translated, and the error has no code of its own.
+        if error.diag.source_function == "ExecWithCheckOptions":
             raise SchemaError(
                 f"{error.diag.message_primary}, where it is forced on the owner, too: disable the event trigger that "
                 "does so as long as this runs, or run it as a role with BYPASSRLS"
