@@ -17,6 +17,7 @@ migrate goes on where this one stopped.
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +48,8 @@ _GIVE_UP_AFTER = 300.0
 """Seconds of repeated requests until migrate gives up."""
 _BATCH = 1000
 """Rows that one batch of filling in changes and locks; it takes about 20 ms."""
+_CONFLICTS = 50
+"""How often an index is tried that migrates at the same time hinder each other from building."""
 
 Connection = psycopg.Connection[Any]
 
@@ -162,7 +165,7 @@ def _build(conn: Connection, schema: str, statement: str, updates: list[str]) ->
     valid = "select indisvalid from pg_index where indexrelid = to_regclass(%s)"
     # Two builds on one table wait for each other: the first one for the other's snapshot, the other one for its lock.
     building = "select from pg_stat_progress_create_index where relid = to_regclass(%s) and pid <> pg_backend_pid()"
-    violations = 0
+    violations = conflicts = 0
     while (found := conn.execute(valid, [index.as_string()]).fetchone()) != (True,):
         if conn.execute(building, [sql.Identifier(schema, table).as_string()]).fetchone():  # by another migrate
             time.sleep(0.5)
@@ -171,8 +174,12 @@ def _build(conn: Connection, schema: str, statement: str, updates: list[str]) ->
             if found:
                 conn.execute(sql.SQL("drop index concurrently if exists {}").format(index))
             conn.execute((create.as_string() + definition).encode())
-        except errors.DeadlockDetected:  # both began in the same moment
-            continue
+        except (errors.DeadlockDetected, errors.InternalError_):
+            # Another migrate began in the same moment, or dropped the same index: "tuple concurrently updated".
+            conflicts += 1
+            if conflicts == _CONFLICTS:
+                raise
+            time.sleep(random.uniform(0.1, 1))  # noqa: S311
         except errors.UniqueViolation:
             violations += 1
             if violations == 10:
